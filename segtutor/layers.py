@@ -1,0 +1,94 @@
+"""The few bricks that several models share.
+
+Everything here is small on purpose: a reader of a model file should never have to leave it to understand it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a map bilinearly, sampling at pixel centres.
+
+    Args:
+        x: maps (B, C, h, w).
+        size: the wanted (H, W), in pixels.
+
+    Returns:
+        Tensor (B, C, H, W).
+    """
+    # align_corners=False keeps pixel centres where they are at every scale; True would stretch the grid to its corners.
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that also trains on a single value per channel.
+
+    One image on a 1x1 map has no variance to estimate, and PyTorch raises there. This layer then falls back to the
+    running statistics and leaves them untouched, so that a batch of one trains. Everywhere else, and in its
+    parameters, buffers and state-dict keys, it is `torch.nn.BatchNorm2d` (Ioffe & Szegedy 2015, arXiv 1502.03167).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (B, C, H, W) per channel; same shape out."""
+        values_per_channel = x.numel() // x.shape[1]
+        if self.training and values_per_channel == 1 and self.running_mean is not None:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
+def conv_norm_relu(
+    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, dilation: int = 1
+) -> nn.Sequential:
+    """Convolution without bias, batch normalisation, ReLU; "same" padding for odd kernels.
+
+    Maps (B, in_channels, H, W) to (B, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+    padding = dilation * (kernel - 1) // 2
+    return nn.Sequential(
+        # The normalisation that follows subtracts the mean, so a bias here could not change anything.
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False),
+        BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def bilinear_kernel(size: int) -> Tensor:
+    """The tent-shaped kernel (size, size) with which a transposed convolution interpolates bilinearly.
+
+    With ``size = 2 s`` and stride ``s`` the weight along one axis is ``1 - |i - (s - 0.5)| / s`` (Long et al. 2015,
+    Section 3.3, and the released ``surgery.py``).
+    """
+    factor = (size + 1) // 2
+    centre = factor - 1 if size % 2 else factor - 0.5
+    tent = 1 - (torch.arange(size, dtype=torch.float32) - centre).abs() / factor
+    return tent[:, None] * tent[None, :]
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Raise ValueError unless there is at least one class to score."""
+    if num_classes < 1:
+        raise ValueError(
+            f"num_classes is {num_classes}, but a model needs at least 1: pass your data set's class count."
+        )
+
+
+def check_images(images: Tensor, in_channels: int, smallest: int = 32) -> None:
+    """Raise ValueError, saying what to do, unless images are (B, in_channels, H, W) with H, W >= smallest."""
+    if images.dim() != 4:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}, but the model takes (B, {in_channels}, H, W): "
+            "add the batch axis with images[None]."
+        )
+    channels, height, width = images.shape[1:]
+    if channels != in_channels:
+        raise ValueError(
+            f"images have {channels} channels, but the model was built with in_channels={in_channels}: "
+            f"pass in_channels={channels} when building it, or convert the images."
+        )
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"images are {height}x{width} pixels, but the smallest side the model can score is {smallest}: "
+            "resize or pad them."
+        )
