@@ -1,0 +1,722 @@
+"""Measuring instruments: shapes, parameters, FLOPs, receptive fields, memory and time of any model.
+
+Nothing here knows a particular network. Counting functions run the model on PyTorch's *meta* device where they can:
+shapes flow through it, numbers do not, so even the largest model is counted in a moment and without memory.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import dataclasses
+import inspect
+import statistics
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+
+# ----------------------------------------------------------------------------------------------------------- inputs
+def _input_channels(model: nn.Module) -> int:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    return 3
+
+
+def _input_shape(model: nn.Module, size: Sequence[int], batch: int = 1) -> tuple[int, int, int, int]:
+    """(H, W), (C, H, W) or (B, C, H, W) -> (B, C, H, W), channels those of the model's first convolution."""
+    size = tuple(int(n) for n in size)
+    if len(size) == 2:
+        return (batch, _input_channels(model), *size)
+    if len(size) == 3:
+        return (batch, *size)
+    if len(size) == 4:
+        return size
+    raise ValueError(f"size must be (H, W), (C, H, W) or (B, C, H, W), got {size}")
+
+
+def _run_without_numbers(model: nn.Module, shape: Sequence[int]) -> Any:
+    """One forward pass on the meta device, or a real one for a model that needs to see numbers.
+
+    The model's own tensors are swapped for meta tensors during the call: nothing is copied, no running statistic moves.
+    """
+    states = dict(model.named_parameters(remove_duplicate=False)), dict(model.named_buffers(remove_duplicate=False))
+    try:
+        swaps: dict[str, Tensor] = {}
+        twins: dict[int, Tensor] = {}  # tied weights stay tied
+        for name, tensor in [*states[0].items(), *states[1].items()]:
+            twin = twins.setdefault(id(tensor), torch.empty_like(tensor, device="meta"))
+            swaps[name] = twin.requires_grad_(tensor.requires_grad)
+        dtype = next((t.dtype for t in swaps.values() if t.is_floating_point()), torch.float32)
+        return torch.func.functional_call(model, swaps, (torch.empty(*shape, dtype=dtype, device="meta"),))
+    except (NotImplementedError, RuntimeError, TypeError):
+        first = next(iter(states[0].values()), torch.empty(0))
+        images = torch.zeros(*shape, dtype=first.dtype, device=first.device)
+        copies = {name: tensor.detach().clone() for name, tensor in states[1].items()}
+        with torch.random.fork_rng(devices=[first.device] if first.is_cuda else []):
+            return torch.func.functional_call(model, copies, (images,))
+
+
+class _Mode:
+    """`with _Mode(model, training=...)`: sets train/eval for the block and puts every module's own flag back."""
+
+    def __init__(self, model: nn.Module, training: bool):
+        self.model, self.training = model, training
+
+    def __enter__(self) -> None:
+        self.flags = [(module, module.training) for module in self.model.modules()]
+        self.model.train(self.training)
+
+    def __exit__(self, *error) -> None:
+        for module, flag in self.flags:
+            module.training = flag
+
+
+# ----------------------------------------------------------------------------------------------------------- counts
+def count_parameters(model: nn.Module, *, trainable_only: bool = False) -> int:
+    """Number of parameters, each shared tensor once; buffers such as running statistics do not count."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+
+
+def count_flops(model: nn.Module, size: Sequence[int], *, batch: int = 1) -> int:
+    """Floating-point operations of one forward pass, as `torch.utils.flop_counter.FlopCounterMode` counts them.
+
+    A multiply-add counts as **2** FLOPs; convolutions, matrix products and attention count, element-wise work does not.
+    The "GFLOPs" that papers publish are mostly GMAC, multiply-adds, so halve this number before comparing.
+
+    Args:
+        model: any module that takes one image batch.
+        size: (H, W), (C, H, W) or (B, C, H, W).
+        batch: images, where `size` does not say.
+    """
+    counter = FlopCounterMode(display=False)
+    with _Mode(model, training=False), torch.no_grad(), counter:
+        _run_without_numbers(model, _input_shape(model, size, batch))
+    return counter.get_total_flops()
+
+
+def count_saved_bytes(model: nn.Module, size: Sequence[int], *, batch: int = 1) -> int:
+    """Bytes that one training step keeps from the forward for the backward pass: its activation memory, counted.
+
+    Every storage that autograd saves counts once, weights excluded. That is the part of a training step's memory that
+    grows with image and batch; allocator overhead, workspaces and gradients are not in it, so it is the same on every
+    machine.
+
+    Args:
+        model: any module that takes one image batch. It is run in training mode; its statistics do not change.
+        size: (H, W), (C, H, W) or (B, C, H, W).
+        batch: images, where `size` does not say.
+    """
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    weights: set[int] = set()
+
+    def forget_weights(module: nn.Module, _: Any) -> None:  # inside the call, where the stand-ins are in place
+        weights.update(t.untyped_storage()._cdata for t in [*module.parameters(), *module.buffers()])
+
+    hook = model.register_forward_pre_hook(forget_weights)
+    try:
+        with (
+            _Mode(model, training=True),
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        ):
+            output = _run_without_numbers(model, _input_shape(model, size, batch))
+            total = sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
+            del output
+    finally:
+        hook.remove()
+    return total
+
+
+# ------------------------------------------------------------------------------------------------------ shape trace
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceRow:
+    """One call of one module.
+
+    Attributes:
+        name: dotted name inside the model.
+        kind: class name.
+        in_shape: shape of the first tensor argument.
+        out_shape: shape of the (first) tensor that came out.
+        params: parameters of the module and its children; 0 when the module is called again.
+        out_shapes: the shapes of all tensors that came out.
+    """
+
+    name: str
+    kind: str
+    in_shape: Shape
+    out_shape: Shape
+    params: int
+    out_shapes: tuple[Shape, ...] = ()
+
+
+class Trace(list):
+    """List of :class:`TraceRow` in data-flow order that prints as a table."""
+
+    def __repr__(self) -> str:
+        def text(shape: Shape) -> str:
+            return " x ".join(map(str, shape))
+
+        def texts(row: TraceRow) -> str:
+            more = len(row.out_shapes) - 1
+            return text(row.out_shape) + (f" (+{more} more)" if more > 0 else "")
+
+        head = ("module", "kind", "input", "output", "parameters")
+        cells = [head, *((r.name, r.kind, text(r.in_shape), texts(r), f"{r.params:,}") for r in self)]
+        widths = [max(len(row[i]) for row in cells) for i in range(5)]
+        lines = [
+            "  ".join(row[i].rjust(widths[i]) if i == 4 else row[i].ljust(widths[i]) for i in range(5)) for row in cells
+        ]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    __str__ = __repr__
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in a nest of tuples, lists, dicts and dataclasses, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, f.name) for f in dataclasses.fields(value)]
+    return [t for item in value for t in _tensors(item)] if isinstance(value, (list, tuple)) else []
+
+
+def _at_depth(model: nn.Module, depth: int, prefix: str = "") -> Iterable[tuple[str, nn.Module]]:
+    """Modules `depth` levels down, and childless ones above; module lists are no level, for they are never called."""
+    for name, child in model.named_children():
+        full = f"{prefix}{name}"
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _at_depth(child, depth, full + ".")
+        elif depth > 1 and any(True for _ in child.children()):
+            yield from _at_depth(child, depth - 1, full + ".")
+        else:
+            yield full, child
+
+
+def shape_trace(
+    model: nn.Module, size: Sequence[int], *, depth: int = 1, names: Sequence[str] | None = None, batch: int = 1
+) -> Trace:
+    """Run the model once and write down what goes into and out of its parts, in the order in which data meets them.
+
+    Args:
+        model: any module that takes one image batch; what it returns may be a tensor or any nest of tensors.
+        size: (H, W), (C, H, W) or (B, C, H, W).
+        depth: 1 lists the direct children, 2 their children, ...
+        names: list exactly these modules (dotted names) instead.
+        batch: images, where `size` does not say.
+
+    Raises:
+        ValueError: a name that the model does not have.
+    """
+    if names is None:
+        chosen = list(_at_depth(model, depth)) or [("", model)]
+    else:
+        known = dict(model.named_modules())
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise ValueError(f"the model has no module named {missing[0]!r}; it has {', '.join(filter(None, known))}")
+        chosen = [(name, known[name]) for name in names]
+    rows, seen = Trace(), set()
+
+    def note(name: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            inputs = _tensors((args, kwargs))
+            shapes = tuple(tuple(t.shape) for t in _tensors(output))
+            rows.append(
+                TraceRow(
+                    name=name or type(module).__name__.lower(),
+                    kind=type(module).__name__,
+                    in_shape=tuple(inputs[0].shape) if inputs else (),
+                    out_shape=shapes[0] if shapes else (),
+                    params=0 if id(module) in seen else count_parameters(module),
+                    out_shapes=shapes,
+                )
+            )
+            seen.add(id(module))
+
+        return hook
+
+    hooks = [module.register_forward_hook(note(name), with_kwargs=True) for name, module in chosen]
+    try:
+        with _Mode(model, training=False), torch.no_grad():
+            _run_without_numbers(model, _input_shape(model, size, batch))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return rows
+
+
+# -------------------------------------------------------------------------------------------------- receptive field
+@dataclasses.dataclass(frozen=True)
+class ReceptiveField:
+    """The input pixels that one output position can see.
+
+    Attributes:
+        height, width: extent in input pixels.
+        top, left: first row and column of the field.
+        position: (row, column) of the output position.
+        clipped: the field reaches a border of the input, so the true one may be larger.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    position: tuple[int, int]
+    clipped: bool
+
+    def __repr__(self) -> str:
+        more = ", reaches the border of the image" if self.clipped else ""
+        return f"ReceptiveField({self.height} x {self.width} pixels{more})"
+
+
+class _AverageInsteadOfMax(TorchFunctionMode):
+    """Max-pooling passes gradient to one pixel of a window although it looked at all; averaging passes it to all."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if name in ("max_pool2d", "_max_pool2d", "max_pool2d_with_indices", "_max_pool2d_with_indices"):
+            bound = _MAX_POOL.bind(*args, **kwargs)
+            bound.apply_defaults()
+            a = bound.arguments
+            if a["dilation"] in (1, (1, 1), [1, 1]):
+                stride = a["stride"] if a["stride"] else a["kernel_size"]  # None and () both mean the kernel size
+                average = F.avg_pool2d(a["input"], a["kernel_size"], stride, a["padding"], a["ceil_mode"])
+                if "indices" not in name and not a["return_indices"]:
+                    return average
+                with torch.no_grad():
+                    indices = F.max_pool2d(
+                        a["input"], a["kernel_size"], stride, a["padding"], 1, a["ceil_mode"], return_indices=True
+                    )[1]
+                return average, indices
+        if name == "adaptive_max_pool2d":
+            return F.adaptive_avg_pool2d(args[0], args[1] if len(args) > 1 else kwargs["output_size"])
+        return function(*args, **kwargs)
+
+
+_MAX_POOL = inspect.signature(
+    lambda input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False: None
+)
+
+
+def _made_positive(model: nn.Module) -> nn.Module:
+    """A float64 copy in which nothing can cancel or die: positive weights, zero biases, neutral normalisation."""
+    model = copy.deepcopy(model).double().eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1:
+            values = torch.rand(weight.shape, generator=generator, dtype=torch.float64) + 0.5
+            weight.copy_(values / values[0].numel())  # about a mean, so that activations keep their size through depth
+        else:
+            weight.fill_(0.0 if name.endswith("bias") else 1.0)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.zero_()
+        elif name.endswith("running_var"):
+            buffer.fill_(1.0)
+    return model
+
+
+def _probed(model: nn.Module, images: Tensor, layer: str | None, at: tuple[int, int] | None):
+    """(gradient of one output position with respect to `images`, that position)."""
+    caught: list[Tensor] = []
+    hook = None
+    if layer is not None:
+        modules = dict(model.named_modules())
+        if layer not in modules:
+            raise ValueError(f"the model has no module named {layer!r}; it has {', '.join(filter(None, modules))}")
+        hook = modules[layer].register_forward_hook(lambda module, args, output: caught.extend(_tensors(output)[:1]))
+    try:
+        output = model(images)
+    finally:
+        if hook is not None:
+            hook.remove()
+    found = caught if layer is not None else _tensors(output)
+    if not found or found[0].dim() != 4:
+        raise ValueError(f"a receptive field needs a map (B, C, h, w), and {layer or 'the model'} does not return one")
+    height, width = found[0].shape[-2:]
+    row, column = (height // 2, width // 2) if at is None else at
+    if not (0 <= row < height and 0 <= column < width):
+        raise ValueError(f"position {(row, column)} is outside the {height} x {width} output map")
+    (gradient,) = torch.autograd.grad(found[0][:, :, row, column].sum(), images)
+    return gradient, (row, column)
+
+
+def receptive_field(
+    model: nn.Module, size: Sequence[int], *, layer: str | None = None, at: tuple[int, int] | None = None
+) -> ReceptiveField:
+    """Measure which input pixels can influence one output position: where its gradient is not zero.
+
+    Gradients of a trained network are zero at many pixels by accident (a dead ReLU, the loser of a max-pool). What is
+    wanted is the field that the geometry allows, so the measurement uses a float64 copy with positive random weights, in
+    which nothing cancels, and averages where the model takes maxima. Choose the image larger than the field, or it is
+    clipped.
+
+    Args:
+        model: any module that takes images; it is not changed.
+        size: (H, W) or (C, H, W) of the image.
+        layer: dotted name of the module whose output to probe; None: the model's (first) output.
+        at: (row, column) in that output map; None: its centre.
+
+    Raises:
+        ValueError: the output is no map, or the position is outside it.
+    """
+    shape = _input_shape(model, size)
+    twin = _made_positive(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
+    with torch.enable_grad(), _AverageInsteadOfMax():
+        gradient, position = _probed(twin, images.to(device).requires_grad_(), layer, at)
+    seen = (gradient != 0).flatten(0, 1).any(0)  # (H, W)
+    rows, columns = seen.any(1).nonzero().flatten().tolist(), seen.any(0).nonzero().flatten().tolist()
+    if not rows:
+        raise ValueError("no input pixel influences that output position: is it computed from the image at all?")
+    top, bottom, left, right = rows[0], rows[-1], columns[0], columns[-1]
+    clipped = top == 0 or left == 0 or bottom == shape[-2] - 1 or right == shape[-1] - 1
+    return ReceptiveField(bottom - top + 1, right - left + 1, top, left, position, clipped)
+
+
+@dataclasses.dataclass(frozen=True)
+class EffectiveField:
+    """Where the influence on one output position really lies.
+
+    Attributes:
+        map: (H, W) float32, magnitude of the gradient at each input pixel, sum 1.
+        side: side in pixels of the smallest square around the map's centre of mass that holds `share` of it.
+        share: that share.
+        position: (row, column) of the output position.
+    """
+
+    map: Tensor
+    side: int
+    share: float
+    position: tuple[int, int]
+
+    def __repr__(self) -> str:
+        return f"EffectiveField({100 * self.share:g} % of the gradient within {self.side} x {self.side} pixels)"
+
+
+def effective_receptive_field(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    layer: str | None = None,
+    at: tuple[int, int] | None = None,
+    share: float = 0.95,
+) -> EffectiveField:
+    """Measure how strongly each input pixel influences one output position, with the model's own weights.
+
+    The effective receptive field of Luo et al. (arXiv 1701.04128, section 3): roughly Gaussian, and much smaller than
+    the field that :func:`receptive_field` measures.
+
+    Args:
+        model: any module that takes images; run in evaluation mode and not changed.
+        images: (B, C, H, W) float, normalised; the magnitudes are averaged over them.
+        layer, at: as in :func:`receptive_field`.
+        share: the part of the total magnitude that `side` should hold.
+    """
+    images = images.detach().clone().requires_grad_()
+    with _Mode(model, training=False), torch.enable_grad():
+        gradient, position = _probed(model, images, layer, at)
+    magnitude = gradient.abs().double().mean(dim=(0, 1)).cpu()  # (H, W)
+    if not magnitude.sum() > 0:
+        raise ValueError("the gradient is zero everywhere: the units at this position are dead; choose another with at=")
+    magnitude /= magnitude.sum()
+    height, width = magnitude.shape
+    row = round(float((magnitude.sum(1) * torch.arange(height)).sum()))
+    column = round(float((magnitude.sum(0) * torch.arange(width)).sum()))
+    distance = torch.maximum(
+        (torch.arange(height) - row).abs()[:, None], (torch.arange(width) - column).abs()[None, :]
+    )  # (H, W) Chebyshev: rings of squares
+    held = torch.zeros(int(distance.max()) + 1, dtype=torch.float64)
+    held.index_add_(0, distance.flatten(), magnitude.flatten())
+    radius = int((held.cumsum(0) < share).sum())
+    return EffectiveField(magnitude.float(), 2 * min(radius, len(held) - 1) + 1, share, position)
+
+
+def receptive_field_formula(layers: nn.Module | Iterable[Sequence[int]]) -> int:
+    r"""Receptive field of a chain of layers: :math:`r = 1 + \sum_i (k_i - 1)\, d_i \prod_{j<i} s_j` pixels.
+
+    Each layer adds its kernel's reach, (k - 1) d, measured in steps of its own input; one such step is the product of
+    the strides before it in input pixels. Padding moves the field and does not change its size.
+
+    Args:
+        layers: (kernel, stride, dilation) of each layer in order, the trailing ones may be left out as 1; or a module
+            without branches, whose convolutions and poolings are taken in the order of registration.
+
+    Raises:
+        ValueError: a kernel that is not square, or a layer that upsamples.
+    """
+    if isinstance(layers, nn.Module):
+        layers = _chain(layers)
+    field, step = 1, 1
+    for kernel, *rest in layers:
+        stride, dilation = (*rest, 1, 1)[:2]
+        field += (kernel - 1) * dilation * step
+        step *= stride
+    return field
+
+
+def _chain(module: nn.Module) -> list[tuple[int, int, int]]:
+    def single(value: int | tuple[int, ...], what: str) -> int:
+        values = {value} if isinstance(value, int) else set(value)
+        if len(values) != 1:
+            raise ValueError(f"{what} {value} is not square: give (kernel, stride, dilation) for one direction")
+        return values.pop()
+
+    found = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, (nn.ConvTranspose2d, nn.Upsample)):
+            raise ValueError(f"{name} upsamples: the formula is for chains that keep or lower the resolution")
+        if isinstance(layer, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            values = layer.kernel_size, layer.stride, getattr(layer, "dilation", 1)
+            found.append(tuple(single(value, f"{name}'s geometry") for value in values))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- time
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Median of repeated measurements with the quartiles around it.
+
+    Attributes:
+        median: in `unit`.
+        low, high: first and third quartile.
+        repeats: number of measurements.
+        unit: "ms", or "x" for a ratio.
+    """
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+    unit: str = "ms"
+
+    def __repr__(self) -> str:
+        digits = 3 if self.unit == "x" else 1
+        return (
+            f"{self.median:.{digits}f} {self.unit} (quartiles {self.low:.{digits}f} to {self.high:.{digits}f}, "
+            f"{self.repeats} repeats)"
+        )
+
+
+def _timing(values: Sequence[float], unit: str) -> Timing:
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return Timing(median, low, high, len(values), unit)
+
+
+def _milliseconds(function: Callable[[], Any]) -> float:
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    if cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if cuda:
+        torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - start)
+
+
+def time_step(
+    model: nn.Module, size: Sequence[int], *, batch: int = 8, repeats: int = 10, training: bool = True, warmup: int = 2
+) -> Timing:
+    """Time one step on random images: forward, cross-entropy and backward, or the forward pass alone.
+
+    Args:
+        model: maps images to logits (B, C, h, w); its gradients and statistics are put back afterwards.
+        size: (H, W), (C, H, W) or (B, C, H, W).
+        batch: images, where `size` does not say.
+        repeats: timed runs; the median and quartiles are reported.
+        training: False times a forward pass in evaluation mode.
+        warmup: runs that are not timed.
+
+    Returns:
+        Milliseconds per step.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first = next(model.parameters())
+    images = torch.rand(_input_shape(model, size, batch), generator=generator).to(first.device, first.dtype)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    gradients = [(p, p.grad) for p in model.parameters()]
+
+    def step() -> None:
+        if not training:
+            with torch.inference_mode():
+                model(images)
+            return
+        logits = _tensors(model(images))[0]
+        target = torch.zeros(logits.shape[:1] + logits.shape[2:], dtype=torch.long, device=logits.device)
+        for parameter, _ in gradients:
+            parameter.grad = None
+        F.cross_entropy(logits.float(), target).backward()
+
+    try:
+        with _Mode(model, training), torch.random.fork_rng(devices=[first.device] if first.is_cuda else []):
+            for _ in range(warmup):
+                step()
+            return _timing([_milliseconds(step) for _ in range(repeats)], "ms")
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+def compare_speed(
+    first: Callable[[], Any], second: Callable[[], Any], repeats: int = 20, *, warmup: int = 2
+) -> Timing:
+    """Median of the ratio time(first) / time(second), from pairs that run one right after the other.
+
+    A busy machine slows both runs of a pair alike, so the ratio is steadier than either time. The order alternates from
+    pair to pair, so that neither function always runs on the other's warm cache.
+
+    Returns:
+        The ratio with its quartiles; below 1, `first` is faster.
+    """
+    for _ in range(warmup):
+        first(), second()
+    ratios = []
+    for pair in range(repeats):
+        if pair % 2:
+            b = _milliseconds(second)
+            a = _milliseconds(first)
+        else:
+            a = _milliseconds(first)
+            b = _milliseconds(second)
+        ratios.append(a / b)
+    return _timing(ratios, "x")
+
+
+# ----------------------------------------------------------------------------------------------------------- source
+class Source:
+    """Python source that a notebook shows highlighted and a terminal prints plainly.
+
+    It reaches the notebook as a Markdown code block, so that page and notebook colour it by their own theme, light or
+    dark.
+    """
+
+    def __init__(self, code: str):
+        self.code = code
+
+    def __repr__(self) -> str:
+        return self.code
+
+    def _repr_markdown_(self) -> str:
+        fence = "```"
+        while fence in self.code:
+            fence += "`"
+        return f"{fence}python\n{self.code}\n{fence}"
+
+
+def show_source(obj: Any, *, skeleton: bool = False, part: str | None = None, docstring: bool = True) -> Source:
+    """The source of a class, function or module, as it stands in the library.
+
+    Args:
+        obj: class, function, method or module; of an instance, its class.
+        skeleton: signatures and first docstring lines only, bodies elided.
+        part: show only this member, e.g. "forward" (dotted names reach deeper).
+        docstring: False leaves docstrings out.
+
+    Raises:
+        ValueError: `obj` has no such part, or no Python source.
+    """
+    if not (inspect.ismodule(obj) or inspect.isclass(obj) or inspect.isroutine(obj)):
+        obj = type(obj)
+    for name in part.split(".") if part else ():
+        if not hasattr(obj, name):
+            raise ValueError(f"{getattr(obj, '__name__', obj)} has no part named {name!r}")
+        obj = inspect.getattr_static(obj, name)
+        obj = obj.fget if isinstance(obj, property) else getattr(obj, "__func__", obj)
+    try:
+        code = textwrap.dedent(inspect.getsource(inspect.unwrap(obj) if inspect.isroutine(obj) else obj))
+    except (OSError, TypeError) as error:
+        raise ValueError(f"{obj!r} has no Python source to show") from error
+    if skeleton:
+        code = _skeleton(code)
+    elif not docstring:
+        code = _without_docstrings(code)
+    return Source(code.strip("\n"))
+
+
+_Defs = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _doc_node(node: ast.AST) -> ast.Expr | None:
+    body = getattr(node, "body", None)
+    first = body[0] if isinstance(body, list) and body else None
+    constant = first.value if isinstance(first, ast.Expr) else None
+    return first if isinstance(constant, ast.Constant) and isinstance(constant.value, str) else None
+
+
+def _without_docstrings(code: str) -> str:
+    lines = code.splitlines()
+    drop: set[int] = set()
+    for node in ast.walk(ast.parse(code)):
+        doc = _doc_node(node) if isinstance(node, (ast.Module, *_Defs)) else None
+        if doc is not None and (len(node.body) > 1 or isinstance(node, ast.Module)):
+            drop.update(range(doc.lineno - 1, doc.end_lineno))
+            if doc.end_lineno < len(lines) and not lines[doc.end_lineno].strip():
+                drop.add(doc.end_lineno)  # the blank line that set the docstring apart
+    return "\n".join(line for number, line in enumerate(lines) if number not in drop)
+
+
+def _skeleton(code: str) -> str:
+    lines, out = code.splitlines(), []
+
+    def emit(node: ast.AST, indent: str) -> None:
+        first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+        if out and out[-1].strip() and not out[-1].rstrip().endswith(":"):
+            out.append("")
+        doc = _doc_node(node)
+        start_of_body = node.body[0].lineno
+        if start_of_body == node.lineno:  # def f(): return 1
+            out.extend(lines[first - 1 : node.lineno])
+            return
+        header = lines[first - 1 : start_of_body - 1]
+        while header and not header[-1].split("#")[0].rstrip().endswith(":"):
+            header.pop()  # comments between signature and body
+        out.extend(header)
+        inner = indent + "    "
+        if doc is not None:
+            text = doc.value.value.strip().splitlines()
+            out.append(f'{inner}"""{text[0].strip()}"""')
+        if isinstance(node, ast.ClassDef):
+            members(node.body, inner, doc)
+            if len(node.body) == 1 and doc is None:
+                out.append(f"{inner}...")
+        else:
+            out.append(f"{inner}...")
+
+    def members(body: list[ast.stmt], indent: str, doc: ast.Expr | None) -> None:
+        for statement in body:
+            if isinstance(statement, _Defs):
+                emit(statement, indent)
+            elif statement is not doc and isinstance(statement, (ast.Assign, ast.AnnAssign)):
+                out.extend(lines[statement.lineno - 1 : statement.end_lineno])
+
+    tree = ast.parse(code)
+    doc = _doc_node(tree)
+    if doc is not None:
+        out.append(f'"""{doc.value.value.strip().splitlines()[0]}"""')
+    members(tree.body, "", doc)
+    return "\n".join(out)
