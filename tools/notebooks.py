@@ -30,7 +30,7 @@ KEPT_METADATA = ("tags", "mystnb")
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 COLAB_CELL = """\
-# On Colab this installs segtutor and leaves the machine's own torch alone. Where segtutor is installed, it does nothing.
+# On Colab: installs segtutor and leaves the machine's own torch alone. Where segtutor is installed, does nothing.
 import importlib.util
 
 if importlib.util.find_spec("segtutor") is None:
@@ -175,11 +175,11 @@ def store(path: Path) -> int:
 
 
 def convert(source: Path, target: Path) -> None:
-    """Writes the MyST Markdown chapter ``source`` as the notebook ``target``; stored outputs of unchanged cells stay."""
+    """Writes the MyST Markdown chapter ``source`` as the notebook ``target``; unchanged cells keep their outputs."""
     try:
         import jupytext
     except ImportError as error:
-        raise SystemExit("convert needs jupytext: install it, or write the notebook in Jupyter and normalise it") from error
+        raise SystemExit("convert needs jupytext: install it, or write the notebook in Jupyter") from error
     notebook = normalised(jupytext.read(source, fmt="md:myst"))
     known = {}
     if target.exists():
