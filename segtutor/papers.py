@@ -12,7 +12,7 @@ Three things to know when reading an entry:
   FLOPs for each multiply-add, so its figures are twice as large.
 
 `Paper.year` and `Paper.venue` belong to the published version; the arXiv identifier starts with year and month of the
-first public one, and `PAPERS` is ordered by it within each family.
+first public one. `PAPERS` is ordered as the chapters meet the papers, the two classification trunks last.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _FCN = Paper(
     venue="CVPR 2015",
     arxiv="1411.4038",
     bibkey="long2015fcn",
-    innovation="turns the dense layers of a classifier into convolutions, and adds scores of finer layers on the way up",
+    innovation="turns the dense layers of a classifier into convolutions, and adds finer layers' scores on the way up",
     facts=_facts(
         # Size. All counts: 21 classes, dense deconvolutions (21 x 21 x k x k), no bias in them.
         parameters_fcn32s=(136_152_917, "parameters", _COUNTED),
@@ -212,6 +212,35 @@ _SEGNET = Paper(
     ),
 )
 
+_PSPNET = Paper(
+    key="pspnet",
+    title="Pyramid Scene Parsing Network",
+    authors=("Hengshuang Zhao", "Jianping Shi", "Xiaojuan Qi", "Xiaogang Wang", "Jiaya Jia"),
+    year=2017,
+    venue="CVPR 2017",
+    arxiv="1612.01105",
+    bibkey="zhao2017pspnet",
+    innovation="pools the last feature map to 1x1, 2x2, 3x3 and 6x6 and gives each pixel these summaries as context",
+    facts=_facts(
+        parameters_resnet50=(46_592_597, "parameters", _COUNTED + ", 21 classes, 7x7 stem, no auxiliary head"),
+        parameters_resnet50_auxiliary=(48_957_802, "parameters", _COUNTED + ", 21 classes, 7x7 stem, auxiliary head"),
+        parameters_resnet50_deep_stem=(46_716_373, "parameters", _COUNTED + ", 21 classes, no auxiliary head"),
+        parameters_pyramid_pooling=(4_198_400, "parameters", _COUNTED),
+        bins=((1, 2, 3, 6), "pooled sides", "authors' PyTorch code"),
+        auxiliary_weight=(0.4, "", "authors' PyTorch code; ablation on ADE20K"),
+        learning_rate=(0.01, "", "authors' PyTorch code"),
+        poly_power=(0.9, "", "authors' PyTorch code"),
+        batch_size=(16, "images", "authors' PyTorch code"),
+        ade20k_val_miou_resnet50_baseline=(35.82, "percent", "auxiliary loss ablation, without it"),
+        ade20k_val_miou_resnet50_auxiliary=(37.23, "percent", "auxiliary loss ablation, weight 0.4"),
+        ade20k_val_miou_resnet50=(41.68, "percent", "pyramid pooling ablation, single scale"),
+        ade20k_val_miou_resnet101=(41.96, "percent", "trunk depth ablation, single scale"),
+        voc2012test_miou=(82.6, "percent", "VOC 2012 test table, without COCO"),
+        voc2012test_miou_coco=(85.4, "percent", "VOC 2012 test table, with COCO"),
+        cityscapes_test_miou=(78.4, "percent", "Cityscapes test table, fine annotations"),
+    ),
+)
+
 _DEEPLAB_V1 = Paper(
     key="deeplab_v1",
     title="Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs",
@@ -289,35 +318,6 @@ _DEEPLAB_V2 = Paper(
         voc2012val_miou_resnet101_aspp=(76.35, "percent", "ResNet-101 table, before CRF"),
         voc2012val_miou_resnet101_aspp_crf=(77.69, "percent", "ResNet-101 table, after CRF"),
         voc2012test_miou=(79.7, "percent", "VOC 2012 test table"),
-    ),
-)
-
-_PSPNET = Paper(
-    key="pspnet",
-    title="Pyramid Scene Parsing Network",
-    authors=("Hengshuang Zhao", "Jianping Shi", "Xiaojuan Qi", "Xiaogang Wang", "Jiaya Jia"),
-    year=2017,
-    venue="CVPR 2017",
-    arxiv="1612.01105",
-    bibkey="zhao2017pspnet",
-    innovation="pools the last feature map to 1x1, 2x2, 3x3 and 6x6 and gives each pixel these summaries as context",
-    facts=_facts(
-        parameters_resnet50=(46_592_597, "parameters", _COUNTED + ", 21 classes, 7x7 stem, no auxiliary head"),
-        parameters_resnet50_auxiliary=(48_957_802, "parameters", _COUNTED + ", 21 classes, 7x7 stem, auxiliary head"),
-        parameters_resnet50_deep_stem=(46_716_373, "parameters", _COUNTED + ", 21 classes, no auxiliary head"),
-        parameters_pyramid_pooling=(4_198_400, "parameters", _COUNTED),
-        bins=((1, 2, 3, 6), "pooled sides", "authors' PyTorch code"),
-        auxiliary_weight=(0.4, "", "authors' PyTorch code; ablation on ADE20K"),
-        learning_rate=(0.01, "", "authors' PyTorch code"),
-        poly_power=(0.9, "", "authors' PyTorch code"),
-        batch_size=(16, "images", "authors' PyTorch code"),
-        ade20k_val_miou_resnet50_baseline=(35.82, "percent", "auxiliary loss ablation, without it"),
-        ade20k_val_miou_resnet50_auxiliary=(37.23, "percent", "auxiliary loss ablation, weight 0.4"),
-        ade20k_val_miou_resnet50=(41.68, "percent", "pyramid pooling ablation, single scale"),
-        ade20k_val_miou_resnet101=(41.96, "percent", "trunk depth ablation, single scale"),
-        voc2012test_miou=(82.6, "percent", "VOC 2012 test table, without COCO"),
-        voc2012test_miou_coco=(85.4, "percent", "VOC 2012 test table, with COCO"),
-        cityscapes_test_miou=(78.4, "percent", "Cityscapes test table, fine annotations"),
     ),
 )
 
@@ -530,7 +530,11 @@ _SEGFORMER = Paper(
     bibkey="xie2021segformer",
     innovation="a hierarchical transformer without positional encoding, and a decoder made of linear layers only",
     facts=_facts(
-        variants=(("B0", "B1", "B2", "B3", "B4", "B5"), "names, the order of every tuple below", ""),
+        variants=(
+            ("B0", "B1", "B2", "B3", "B4", "B5"),
+            "names, the order of every tuple below",
+            "names of the released configurations",
+        ),
         parameters_150_classes=(
             (3_752_694, 13_715_798, 27_461_974, 47_337_814, 64_108_374, 84_708_694),
             "parameters, 150 classes",
@@ -624,10 +628,10 @@ PAPERS: Mapping[str, Paper] = MappingProxyType(
             _FCN,
             _UNET,
             _SEGNET,
+            _PSPNET,
             _DEEPLAB_V1,
             _DENSE_CRF,
             _DEEPLAB_V2,
-            _PSPNET,
             _DEEPLAB_V3,
             _DEEPLAB_V3PLUS,
             _VIT,
