@@ -1,0 +1,5 @@
+"""The synthetic sets: no download, any size, and knobs that isolate what each architecture is about."""
+
+from .synthetic_scenes import SceneKnobs, SyntheticScenes
+
+__all__ = ["SceneKnobs", "SyntheticScenes"]

@@ -1,0 +1,226 @@
+"""What the two synthetic sets share: knob checks, random draws, noise to cut from, and the dataset itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import operator
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .spec import DatasetSpec
+
+VOID = 255
+NOISE_PERIOD = 512
+
+
+def check_range(kind: str, name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
+    """Refuse a knob value outside its documented range.
+
+    Raises:
+        ValueError: If ``value`` is no number in [low, high], or has a fraction where ``whole`` is asked.
+    """
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not low <= value <= high or (whole and value != int(value)):
+        what = "a whole number" if whole else "a number"
+        raise ValueError(f"{kind} knob {name}={value!r} is not valid: give {what} from {low} to {high}")
+
+
+def resolve_knobs(kind: type, knobs, settings: dict, presets: dict):
+    """Turn a knobs object, a preset's name or None, plus single settings, into one knobs object."""
+    if knobs is None:
+        knobs = kind()
+    elif isinstance(knobs, str):
+        if knobs not in presets:
+            raise ValueError(f"there is no preset {knobs!r}: choose one of {', '.join(sorted(presets))}")
+        knobs = kind(**presets[knobs])
+    elif not isinstance(knobs, kind):
+        raise ValueError(f"knobs must be a {kind.__name__}, a preset's name or None, not {type(knobs).__name__}")
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ValueError(f"there is no knob {unknown[0]!r}: the knobs are {', '.join(known)}")
+    return dataclasses.replace(knobs, **settings)
+
+
+class Draws:
+    """Single random numbers in batches: one call of numpy's generator per number would cost more than the drawing."""
+
+    def __init__(self, *key: int) -> None:
+        self.generator = np.random.default_rng(key)
+        self._next = iter(())
+
+    def __call__(self, low: float = 0.0, high: float = 1.0) -> float:
+        """A uniform number in [low, high)."""
+        for value in self._next:
+            return low + (high - low) * value
+        self._next = iter(self.generator.random(512).tolist())
+        return self(low, high)
+
+    def log(self, low: float, high: float) -> float:
+        """A number in [low, high) whose logarithm is uniform: as many small ones per octave as large ones."""
+        return math.exp(self(math.log(low), math.log(high)))
+
+    def whole(self, low: int, high: int) -> int:
+        """A uniform whole number from low to high, both included."""
+        return low + int(self() * (high - low + 1))
+
+    def pick(self, options):
+        """One of ``options``, all equally likely."""
+        return options[int(self() * len(options))]
+
+    def round(self, value: float) -> int:
+        """``value`` rounded up or down at random so that the mean is kept."""
+        return int(value) + (self() < value - int(value))
+
+
+@functools.lru_cache(maxsize=32)
+def noise_field(wavelength: float, variant: int = 0) -> np.ndarray:
+    """Smooth periodic noise with unit standard deviation and details of about ``wavelength`` pixels.
+
+    Returns:
+        (768, 768) float32; it repeats every 512 pixels, so that a cut at any offset is a plain slice.
+    """
+    generator = np.random.default_rng((1789, variant, int(wavelength * 16)))
+    frequency = np.hypot(np.fft.fftfreq(NOISE_PERIOD)[:, None], np.fft.rfftfreq(NOISE_PERIOD)[None])
+    spectrum = np.fft.rfft2(generator.standard_normal((NOISE_PERIOD, NOISE_PERIOD)))
+    spectrum *= np.exp(-0.5 * (frequency * wavelength) ** 2)
+    spectrum[0, 0] = 0
+    field = np.fft.irfft2(spectrum, s=(NOISE_PERIOD, NOISE_PERIOD))
+    return np.pad(field / field.std(), (0, 256), mode="wrap").astype(np.float32)
+
+
+def cut(field: np.ndarray, draws: Draws, height: int, width: int) -> np.ndarray:
+    """A (height, width) piece of a noise field at a random place; for up to 256 pixels a view, not a copy."""
+    top, left = draws.whole(0, NOISE_PERIOD - 1), draws.whole(0, NOISE_PERIOD - 1)
+    if height <= 256 and width <= 256:
+        return field[top : top + height, left : left + width]
+    rows = (top + np.arange(height)) % NOISE_PERIOD
+    return field[rows[:, None], (left + np.arange(width)) % NOISE_PERIOD]
+
+
+def void_borders(label: np.ndarray, width: int) -> np.ndarray:
+    """Mark every pixel within ``width`` pixels (city-block) of another class as void.
+
+    Args:
+        label: (H, W) class labels.
+        width: Pixels to mark on either side of a class border; 0 marks none.
+
+    Returns:
+        (H, W) labels of the same dtype.
+    """
+    if width == 0:
+        return label
+    low, high = label.copy(), label.copy()
+    for _ in range(width):
+        for reach, extreme in ((low, np.minimum), (high, np.maximum)):
+            before = reach.copy()
+            extreme(reach[1:], before[:-1], out=reach[1:])
+            extreme(reach[:-1], before[1:], out=reach[:-1])
+            extreme(reach[:, 1:], before[:, :-1], out=reach[:, 1:])
+            extreme(reach[:, :-1], before[:, 1:], out=reach[:, :-1])
+    return np.where(low == high, label, np.uint8(VOID))
+
+
+def place_cue(draws: Draws, height: int, width: int, distance: int, radius: int) -> tuple[tuple[int, int], ...]:
+    """Where the ambiguous disc and the cue that names it go: ``distance`` pixels between their nearest pixels.
+
+    Args:
+        draws: Source of randomness.
+        height: Rows of the image.
+        width: Columns of the image.
+        distance: Gap in pixels between disc and cue, edge to edge.
+        radius: Radius of both in pixels.
+
+    Returns:
+        (row, column) of the centre of the disc and of the cue; both lie inside the image.
+    """
+    between = distance + 2 * radius + 1
+    for _ in range(40):
+        angle = draws(0.0, 2 * math.pi)
+        # Rounding away from zero keeps the promise: the cue is never nearer than asked.
+        step_y = math.copysign(math.ceil(abs(between * math.sin(angle))), math.sin(angle))
+        step_x = math.copysign(math.ceil(abs(between * math.cos(angle))), math.cos(angle))
+        low_y, high_y = max(radius, radius - step_y), min(height, height - step_y) - 1 - radius
+        low_x, high_x = max(radius, radius - step_x), min(width, width - step_x) - 1 - radius
+        if low_y <= high_y and low_x <= high_x:
+            row, column = draws.whole(int(low_y), int(high_y)), draws.whole(int(low_x), int(high_x))
+            return (row, column), (row + int(step_y), column + int(step_x))
+    # Far cues fit along the longer side only.
+    if width >= height:
+        row, column = draws.whole(radius, height - 1 - radius), radius
+        ends = (row, column), (row, column + between)
+    else:
+        row, column = radius, draws.whole(radius, width - 1 - radius)
+        ends = (row, column), (row + between, column)
+    return ends if draws() < 0.5 else ends[::-1]
+
+
+def cue_radius(size: tuple[int, int]) -> int:
+    """Radius in pixels of the ambiguous disc and of its cue."""
+    return max(3, round(0.055 * min(size)))
+
+
+class SyntheticDataset(Dataset):
+    """Images drawn by a program: ``draw(index)`` depends on (seed, index, size, knobs) and on nothing else.
+
+    Args:
+        size: Height and width in pixels, each at least 32.
+        length: How many images the set has.
+        seed: Another seed is another set: use different ones for training and validation.
+        knobs: The set's knobs, the name of one of its ``PRESETS``, or None for the defaults.
+        transform: Called as ``transform(image, mask)`` on ``tv_tensors.Image`` and ``tv_tensors.Mask``.
+        **settings: Single knobs by name, in place of those in ``knobs``.
+
+    Raises:
+        ValueError: If an argument or a knob is out of its range.
+    """
+
+    spec: DatasetSpec
+    KNOBS: type
+    PRESETS: dict[str, dict]
+
+    def __init__(self, size=(128, 128), length=1000, *, seed=0, knobs=None, transform=None, **settings) -> None:
+        name = type(self).__name__
+        if len(tuple(size)) != 2 or min(size) < 32:
+            raise ValueError(f"{name} size={tuple(size)} is not valid: give (height, width), each at least 32 pixels")
+        if length < 1 or seed < 0:
+            raise ValueError(f"{name} needs length >= 1 and seed >= 0, got length={length} and seed={seed}")
+        self.size = (int(size[0]), int(size[1]))
+        self.length = int(length)
+        self.seed = int(seed)
+        self.knobs = resolve_knobs(self.KNOBS, knobs, settings, self.PRESETS)
+        self.transform = transform
+        furthest = max(self.size) - 4 * cue_radius(self.size) - 2
+        if self.knobs.context > furthest:
+            raise ValueError(
+                f"{name} knob context={self.knobs.context} does not fit into an image of {self.size[0]} x "
+                f"{self.size[1]} pixels: give at most {furthest}, or a larger size"
+            )
+
+    def __len__(self) -> int:
+        return self.length
+
+    def draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image (C, H, W) float32 in [0, 1] and label (H, W) uint8 of one index."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image (C, H, W) float32 in [0, 1] and mask (H, W) int64.
+
+        Raises:
+            IndexError: If the set has no such index.
+        """
+        index = operator.index(index)
+        if not -self.length <= index < self.length:
+            raise IndexError(f"{type(self).__name__} has {self.length} images: index {index} is out of range")
+        pixels, label = self.draw(index % self.length)
+        image, mask = torch.from_numpy(pixels), torch.from_numpy(label).long()
+        if self.transform is None:
+            return image, mask
+        from torchvision import tv_tensors
+
+        return self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))

@@ -1,0 +1,689 @@
+"""``SyntheticScenes``: street scenes drawn by a program, with the eleven classes of CamVid and labels exact to the pixel.
+
+A scene is painted from back to front (sky, skyline, ground, house fronts, then things by distance). One function,
+``_Canvas.paint``, writes image and label through the same mask; that is why the labels are exact and occlusion is right.
+Lengths in the code are metres in the scene; ``scale`` is the size of a thing relative to one standing at the lower edge
+of the image, so distance goes as 1 / scale.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .spec import DatasetSpec
+from .synthetic_common import (
+    VOID,
+    Draws,
+    SyntheticDataset,
+    check_range,
+    cue_radius,
+    cut,
+    noise_field,
+    place_cue,
+    void_borders,
+)
+
+SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
+
+SCENES_SPEC = DatasetSpec(
+    name="scenes",
+    title="SyntheticScenes",
+    classes=(
+        "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+    ),
+    palette=(
+        (158, 202, 237), (133, 120, 118), (250, 196, 54), (70, 74, 92), (203, 180, 210), (64, 132, 82),
+        (236, 112, 20), (160, 104, 58), (28, 92, 180), (204, 40, 92), (38, 200, 190),
+    ),
+    ignore_index=VOID,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    licence="drawn by this package (MIT)",
+)
+
+# What a class looks like at texture=0: one flat colour each.
+FLAT = np.array(
+    [
+        (0.66, 0.82, 0.95), (0.62, 0.50, 0.45), (0.20, 0.20, 0.23), (0.37, 0.37, 0.40), (0.70, 0.66, 0.62),
+        (0.27, 0.46, 0.25), (0.88, 0.78, 0.20), (0.50, 0.36, 0.22), (0.15, 0.30, 0.60), (0.80, 0.25, 0.30),
+        (0.20, 0.65, 0.60),
+    ],
+    dtype=np.float32,
+)  # fmt: skip
+CUE_COLOURS = np.array([(1.0, 0.62, 0.05), (0.20, 0.25, 1.0)], dtype=np.float32)
+CUE_CLASSES = (SIGN, FENCE)
+DISC_GREY = np.float32(0.55)
+
+CAMERA_HEIGHT = 2.5
+FURTHEST = 130.0
+# Square metres of a bicyclist's silhouette, measured at high resolution (tests/test_data_synthetic.py holds it to this).
+BICYCLIST_AREA = 0.62
+PEDESTRIAN_HEIGHT = 1.75
+
+
+@dataclass(frozen=True)
+class SceneKnobs:
+    """What each knob of ``SyntheticScenes`` isolates, and its range.
+
+    Attributes:
+        thickness: Width of every pole in pixels, near or far: 1 to 16. Thin ones ask for sharp boundaries.
+        context: 0, or a distance in pixels, at least 4. Then one plain grey disc per image is a ``sign`` when an orange
+            light shines that far away and a ``fence`` when a blue one does. Nothing nearer tells the two apart, so a
+            network whose receptive field does not reach that far is at chance.
+        scale: Ratio of the tallest to the smallest size of cars, people and bicyclists: 1 (all alike) to 16.
+        texture: 0 (one flat colour per class) to 1 (windows, foliage, shading, haze, colours that vary).
+        noise: Standard deviation of the sensor noise, images being in [0, 1]: 0 to 0.5.
+        rare: Share of all pixels that the rare class, ``bicyclist``, covers on average: 0 to 0.1.
+        objects: Cars and pedestrians per image: 0 to 40.
+        void: Pixels on either side of each class border that are labelled 255: 0 to 8.
+
+    Raises:
+        ValueError: If a knob is out of its range.
+    """
+
+    thickness: int = 2
+    context: int = 0
+    scale: float = 6.0
+    texture: float = 1.0
+    noise: float = 0.025
+    rare: float = 0.005
+    objects: int = 7
+    void: int = 0
+
+    def __post_init__(self) -> None:
+        kind = "SyntheticScenes"
+        check_range(kind, "thickness", self.thickness, 1, 16, whole=True)
+        if self.context != 0:
+            check_range(kind, "context", self.context, 4, 4096, whole=True)
+        check_range(kind, "scale", self.scale, 1, 16)
+        check_range(kind, "texture", self.texture, 0, 1)
+        check_range(kind, "noise", self.noise, 0, 0.5)
+        check_range(kind, "rare", self.rare, 0, 0.1)
+        check_range(kind, "objects", self.objects, 0, 40, whole=True)
+        check_range(kind, "void", self.void, 0, 8, whole=True)
+
+
+# Light of the hour: top of the sky, sky at the horizon, light on things.
+_HOURS = (
+    ((0.29, 0.52, 0.82), (0.78, 0.87, 0.95), (1.00, 1.00, 0.98)),
+    ((0.42, 0.60, 0.80), (0.90, 0.91, 0.90), (1.00, 0.98, 0.94)),
+    ((0.36, 0.44, 0.66), (0.97, 0.80, 0.62), (1.06, 0.94, 0.80)),
+    ((0.60, 0.66, 0.73), (0.85, 0.87, 0.89), (0.90, 0.93, 0.97)),
+    ((0.24, 0.42, 0.70), (0.93, 0.87, 0.80), (1.04, 0.99, 0.90)),
+)
+_WALLS = (
+    (0.74, 0.64, 0.52), (0.62, 0.36, 0.28), (0.80, 0.75, 0.66), (0.55, 0.52, 0.50), (0.69, 0.50, 0.36),
+    (0.46, 0.40, 0.40), (0.83, 0.68, 0.50), (0.57, 0.60, 0.62), (0.72, 0.45, 0.37),
+)  # fmt: skip
+_PAINTS = (
+    (0.70, 0.10, 0.10), (0.12, 0.25, 0.52), (0.86, 0.87, 0.88), (0.16, 0.16, 0.18), (0.58, 0.60, 0.63),
+    (0.80, 0.60, 0.12), (0.10, 0.36, 0.28), (0.42, 0.13, 0.20), (0.30, 0.50, 0.66),
+)  # fmt: skip
+_CLOTHES = (
+    (0.75, 0.20, 0.18), (0.20, 0.30, 0.55), (0.85, 0.80, 0.70), (0.20, 0.20, 0.22), (0.25, 0.48, 0.36),
+    (0.80, 0.60, 0.20), (0.50, 0.30, 0.50), (0.45, 0.62, 0.78),
+)  # fmt: skip
+_SKINS = ((0.93, 0.76, 0.64), (0.80, 0.60, 0.46), (0.58, 0.40, 0.28), (0.38, 0.26, 0.19))
+
+
+@functools.lru_cache(maxsize=8)
+def _axes(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel centres: (H, 1) rows and (1, W) columns."""
+    rows = np.arange(height, dtype=np.float32)[:, None] + 0.5
+    return rows, np.arange(width, dtype=np.float32)[None] + 0.5
+
+
+@functools.lru_cache(maxsize=1)
+def _crowns() -> tuple[np.ndarray, np.ndarray]:
+    """Outlines and light of 12 tree crowns, (12, 96, 96) each, to be resampled to any size."""
+    generator = np.random.default_rng(64)
+    axis = np.linspace(-1.15, 1.15, 96)
+    y, x = axis[:, None], axis[None]
+    masks, lights = [], []
+    for _ in range(12):
+        mask, light = np.zeros((96, 96), bool), np.zeros((96, 96), np.float32)
+        for _ in range(26):
+            angle, far = generator.uniform(0, 2 * math.pi), math.sqrt(generator.uniform()) * 0.72
+            centre_x, centre_y = far * math.cos(angle), far * math.sin(angle) * 0.95
+            radius = generator.uniform(0.16, 0.38)
+            ball = (x - centre_x) ** 2 + (y - centre_y) ** 2 < radius**2
+            shine = 0.80 - 0.30 * ((y - centre_y) + 0.5 * (x - centre_x)) / radius - 0.12 * centre_y
+            light[ball] = (shine + generator.uniform(-0.10, 0.10) + np.zeros_like(x * y))[ball]
+            mask |= ball
+        masks.append(mask)
+        lights.append(light)
+    return np.stack(masks), np.stack(lights).astype(np.float32)
+
+
+class _Canvas:
+    """Image and label, painted together."""
+
+    def __init__(self, height: int, width: int, texture: float) -> None:
+        self.height, self.width, self.texture = height, width, np.float32(texture)
+        self.image = np.empty((3, height, width), np.float32)
+        self.label = np.zeros((height, width), np.uint8)
+
+    def window(self, left: float, right: float, top: float, bottom: float) -> tuple[slice, slice] | None:
+        """The pixels whose centres lie in a box, clipped to the image; None when there are none."""
+        first_row, last_row = max(0, math.ceil(top - 0.5)), min(self.height, math.ceil(bottom - 0.5))
+        first, last = max(0, math.ceil(left - 0.5)), min(self.width, math.ceil(right - 0.5))
+        if first_row >= last_row or first >= last:
+            return None
+        return slice(first_row, last_row), slice(first, last)
+
+    def paint(self, where: tuple[slice, slice], mask, label: int, colour: np.ndarray) -> None:
+        """Write class and colour through one mask.
+
+        Args:
+            where: Rows and columns of the window.
+            mask: (h, w) bool, or True for the whole window.
+            label: Class of the pixels.
+            colour: Broadcastable to (3, h, w), in [0, 1].
+        """
+        if self.texture < 1:
+            flat = FLAT[label][:, None, None]
+            colour = flat + self.texture * (colour - flat)
+        np.copyto(self.image[:, where[0], where[1]], colour, where=mask)
+        np.copyto(self.label[where], label, where=mask)
+
+
+def _rgb(colour) -> np.ndarray:
+    return np.array(colour, np.float32)[:, None, None]
+
+
+class _Scene:
+    """One street: camera, light, and the painters of everything that stands in it."""
+
+    def __init__(self, size: tuple[int, int], knobs: SceneKnobs, draws: Draws) -> None:
+        self.height, self.width = size
+        self.knobs, self.draws = knobs, draws
+        self.canvas = _Canvas(*size, knobs.texture)
+        self.rows, self.columns = _axes(*size)
+        self.horizon = self.height * draws(0.36, 0.46)
+        self.vanish = self.width * draws(0.34, 0.66)
+        self.ground = self.height - self.horizon
+        self.per_metre = self.ground / CAMERA_HEIGHT
+        self.focal = 0.9 * self.height * CAMERA_HEIGHT / self.ground
+        self.road = draws(2.3, 3.3)
+        self.edge = self.road + draws(1.4, 2.4)
+        sky, haze, light = draws.pick(_HOURS)
+        self.sky, self.haze, self.light = _rgb(sky), _rgb(haze), _rgb(light)
+        self.sun = -1 if draws() < 0.5 else 1
+
+    def position(self, metres: float, scale: float) -> tuple[float, float]:
+        """Pixel (x, y) of a point of the ground, ``metres`` right of the middle of the road."""
+        return self.vanish + metres * self.per_metre * scale, self.horizon + self.ground * scale
+
+    def hazed(self, colour: np.ndarray, scale) -> np.ndarray:
+        """Colour after the air between it and the camera."""
+        clear = np.exp(np.float32(-self.focal / 75.0) / scale)
+        return self.haze + clear * (colour - self.haze)
+
+    def paint_sky(self) -> None:
+        rows = slice(0, min(self.height, math.ceil(self.horizon) + 1))
+        down = np.clip(self.rows[rows] / np.float32(self.horizon), 0, 1)
+        colour = self.sky + (self.haze - self.sky) * down**1.5
+        amount = self.draws(0.0, 0.9)
+        cloud = cut(noise_field(46.0), self.draws, rows.stop, self.width)
+        cloud = cloud + 0.35 * cut(noise_field(12.0), self.draws, rows.stop, self.width)
+        cloud = np.clip(cloud - 0.4, 0, 1) * np.float32(amount) * (1 - 0.6 * down)
+        colour = colour + cloud * (np.float32(0.98) - colour)
+        self.canvas.paint((rows, slice(0, self.width)), True, SKY, colour)
+
+    def paint_skyline(self) -> None:
+        """Far roofs and far trees, one hazy strip above the horizon."""
+        draws, width = self.draws, self.width
+        top = math.ceil(self.horizon) + 1
+        for label, share in ((BUILDING, draws(0.05, 0.22)), (TREE, draws(0.03, 0.13))):
+            if label == BUILDING:
+                steps = np.array([draws() for _ in range(24)], np.float32)
+                place = np.arange(width) * np.float32(draws(10, 18) / width)
+                profile = steps[place.astype(np.intp) % 24]
+            else:
+                profile = 0.55 + 0.28 * cut(noise_field(7.0), draws, 1, width)[0]
+            limit = self.horizon - share * self.height * np.clip(profile, 0.05, 1.2)
+            where = (slice(max(0, int(limit.min()) - 1), top), slice(0, width))
+            base = _rgb((0.45, 0.44, 0.48) if label == BUILDING else (0.22, 0.34, 0.22))
+            fade = 0.62 if label == BUILDING else 0.45
+            colour = base + fade * (self.haze - base)
+            self.canvas.paint(where, self.rows[where[0]] >= limit[None], label, colour)
+
+    def paint_ground(self) -> None:
+        draws = self.draws
+        first = min(self.height - 1, math.ceil(self.horizon))
+        where = (slice(first, self.height), slice(0, self.width))
+        scale = np.maximum(self.rows[where[0]] - np.float32(self.horizon), 0.4) / np.float32(self.ground)
+        metres = (self.columns - np.float32(self.vanish)) / (np.float32(self.per_metre) * scale)
+        away = np.float32(self.focal) / scale
+        grain = cut(noise_field(1.2, 1), draws, *metres.shape)
+        patches = cut(noise_field(18.0, 1), draws, *metres.shape)
+        shade = 1 + 0.045 * grain * np.minimum(1, scale * 2) + 0.05 * patches
+        aside = np.abs(metres)
+        if draws() < 0.7:  # houses on the sunny side throw a shadow over that edge of the street
+            shade = shade * np.where(metres * self.sun > self.road * draws(0.2, 1.1), np.float32(0.74), np.float32(1))
+
+        tiles = draws(0.5, 0.9)
+        seams = ((aside % tiles) < 0.07) | ((away % tiles) < 0.07)
+        slabs = shade * np.where(seams & (scale > 0.16), np.float32(0.88), np.float32(1))
+        slabs = slabs * np.where(aside < self.road + 0.16, np.float32(1.14), np.float32(1))
+        slab = _rgb(draws.pick(((0.66, 0.63, 0.59), (0.60, 0.58, 0.57), (0.70, 0.62, 0.54)))) * self.light
+        self.canvas.paint(where, True, PAVEMENT, self.hazed(slab * slabs, scale))
+
+        asphalt = draws(0.27, 0.40)
+        tone = np.full(metres.shape, asphalt, np.float32)
+        phase = draws(0, 5)
+        lines = (np.abs(metres) < 0.07) & ((away + phase) % 5.0 < 2.6)
+        lines |= np.abs(aside - (self.road - 0.22)) < 0.05
+        if draws() < 0.3:
+            start = draws(7, 16)
+            lines |= (np.abs(away - start - 1.4) < 1.4) & ((metres % 0.9) < 0.45) & (aside < self.road - 0.3)
+        tone[lines] = 0.86
+        tracks = 1 - 0.08 * np.exp(-8 * (np.abs(aside - self.road / 2) - 0.7) ** 2)
+        colour = _rgb((0.98, 0.99, 1.03)) * self.light * (tone * shade * tracks)
+        self.canvas.paint(where, aside < self.road, ROAD, self.hazed(colour, scale))
+
+    def paint_side(self, side: int) -> None:
+        """House fronts and fences along one side of the street, in perspective."""
+        draws, canvas = self.draws, self.canvas
+        reach = (self.vanish if side < 0 else self.width - self.vanish) / (self.edge * self.per_metre)
+        away, plots = self.focal / reach - draws(0, 8), []
+        while away < FURTHEST:
+            length = draws(5, 13)
+            fence = draws() < 0.22
+            plots.append((away + length, fence, draws(1.0, 1.5) if fence else draws(4.2, 10.5)))
+            away += length
+        ends = np.array([plot[0] for plot in plots], np.float32)
+        count = len(plots)
+        fences = np.array([plot[1] for plot in plots])
+        heights = np.array([plot[2] for plot in plots], np.float32)
+        lit = 1.08 if side == -self.sun else 0.78
+        walls = np.array([draws.pick(_WALLS) for _ in plots], np.float32) * np.float32(lit)
+        walls *= np.array([draws(0.85, 1.12) for _ in plots], np.float32)[:, None]
+        walls[fences] = np.array(draws.pick(((0.50, 0.36, 0.22), (0.36, 0.38, 0.36), (0.62, 0.58, 0.50)))) * lit
+        walls *= self.light[:, 0, 0]
+
+        for plot in range(count):  # trees in the gardens behind fences
+            if fences[plot] and ends[plot] < 70:
+                for _ in range(2):
+                    middle = max(ends[plot] - draws(1.5, 5.0), 3.0)
+                    self.paint_tree(side * (self.edge + draws(1.5, 3.5)), self.focal / middle, draws(3.5, 6.0))
+        for plot in range(count - 2, -1, -1):  # gable walls, seen over a lower neighbour that is nearer
+            if heights[plot + 1] > heights[plot] and ends[plot] < 80:
+                scale = self.focal / ends[plot]
+                x, y = self.position(side * self.edge, scale)
+                beyond = x + side * 9 * self.per_metre * scale
+                top = y - heights[plot + 1] * self.per_metre * scale
+                where = canvas.window(min(x, beyond), max(x, beyond), top, y)
+                if where and not fences[plot + 1]:
+                    colour = self.hazed(walls[plot + 1][:, None, None] * np.float32(0.72), scale)
+                    canvas.paint(where, True, BUILDING, colour)
+
+        columns = slice(0, max(0, int(self.vanish))) if side < 0 else slice(int(self.vanish) + 1, self.width)
+        across = self.columns[:, columns]
+        if across.shape[1] == 0:
+            return
+        scale = np.maximum(np.abs(across - np.float32(self.vanish)), 0.3) / np.float32(self.edge * self.per_metre)
+        along = np.float32(self.focal) / scale
+        plot = np.minimum(np.searchsorted(ends, along[0]), count - 1)
+        visible = along < ends[-1]
+        unit = np.float32(self.per_metre) * scale
+        high = heights[plot][None]
+        base = np.float32(self.horizon) + np.float32(self.ground) * scale
+        top_row = max(0, int((base - high * unit).min()))
+        rows = slice(top_row, min(self.height, int(base.max()) + 2))
+        up = (base - self.rows[rows]) / unit
+        where = (rows, columns)
+        inside = (up >= 0) & (up < high) & visible
+
+        bays = np.array([draws(1.5, 2.6) for _ in plots], np.float32)[plot][None]
+        storeys = np.array([draws(2.5, 3.1) for _ in plots], np.float32)[plot][None]
+        bay, storey = along / bays, up / storeys
+        bay_number, storey_number = np.floor(bay), np.floor(storey)
+        u, v = bay - bay_number, storey - storey_number
+        table = draws.generator.random(256, dtype=np.float32)
+        which = (bay_number * 7 + storey_number * 37 + plot[None] * 71).astype(np.int32) & 255
+        chance = table[which]
+        window = (np.abs(u - 0.5) < 0.27) & (np.abs(v - 0.56) < 0.27) & (high - up > 0.45)
+        shop = (storey_number == 0) & (np.abs(u - 0.5) < 0.42) & (v < 0.72) & (v > 0.1)
+        window = np.where(storey_number == 0, shop, window)
+        grain = cut(noise_field(1.6, 2), draws, *up.shape)
+        streak = cut(noise_field(14.0, 2), draws, *up.shape)
+        shade = 1 + 0.045 * grain + 0.06 * streak - 0.05 * np.minimum(1, up / high)
+        shade = shade * np.where(high - up < 0.32, np.float32(0.80), np.float32(1))  # cornice
+        frame = (np.abs(u - 0.5) < 0.33) & (np.abs(v - 0.56) < 0.33) & (storey_number > 0) & (high - up > 0.45)
+        shade = shade * np.where(frame, np.float32(1.13), np.float32(1))
+        wall = walls[plot].T[:, None, :]
+        glass = (0.16 + 0.30 * chance * (0.4 + v))[None] * _rgb((0.80, 0.95, 1.12))
+        lamp = (chance > 0.93)[None]
+        glass = np.where(lamp, _rgb((0.90, 0.72, 0.42)), glass)
+        colour = np.where(window[None], glass, wall * shade)
+        colour = self.hazed(colour, scale)
+        fence = fences[plot][None]
+        canvas.paint(where, inside & ~fence, BUILDING, colour)
+        if fences.any():
+            slat = (along % 0.32 < 0.22) | (np.abs(up - 0.8 * high) < 0.06) | (np.abs(up - 0.25 * high) < 0.06)
+            tone = np.where(slat, np.float32(1.08), np.float32(0.55)) * shade
+            canvas.paint(where, inside & fence, FENCE, self.hazed(wall * tone, scale))
+
+    def paint_tree(self, metres: float, scale: float, tall: float) -> None:
+        draws, canvas = self.draws, self.canvas
+        x, y = self.position(metres, scale)
+        unit = self.per_metre * scale
+        trunk = max(0.7, 0.11 * unit * draws(0.7, 1.2))
+        where = canvas.window(x - trunk, x + trunk, y - 0.55 * tall * unit, y)
+        if where:
+            across = (self.columns[:, where[1]] - np.float32(x)) / np.float32(trunk)
+            canvas.paint(where, True, TREE, self.hazed(_rgb((0.30, 0.22, 0.16)) * (0.9 - 0.35 * across * self.sun), scale))
+        half_width, half_height = 0.36 * tall * unit * draws(0.8, 1.15), 0.36 * tall * unit
+        middle = y - 0.66 * tall * unit
+        where = canvas.window(x - half_width, x + half_width, middle - half_height, middle + half_height)
+        which, mirror = draws.whole(0, 11), draws() < 0.5
+        green = _rgb(draws.pick(((0.30, 0.47, 0.20), (0.23, 0.41, 0.24), (0.42, 0.50, 0.20), (0.52, 0.44, 0.20))))
+        if where is None:
+            return
+        masks, lights = _crowns()
+        row = ((self.rows[where[0], 0] - (middle - half_height)) * (96 / (2 * half_height))).astype(np.intp)
+        column = ((self.columns[0, where[1]] - (x - half_width)) * (96 / (2 * half_width))).astype(np.intp)
+        row, column = np.minimum(row, 95)[:, None], np.minimum(column, 95)
+        column = 95 - column if mirror else column
+        mask, light = masks[which][row, column], lights[which][row, column]
+        leaves = cut(noise_field(1.5, 3), draws, *mask.shape) + cut(noise_field(3.5, 3), draws, *mask.shape)
+        light = light + 0.13 * np.float32(min(1.0, 0.35 + unit / 12)) * leaves
+        canvas.paint(where, mask, TREE, self.hazed(green * self.light * light, scale))
+
+    def paint_pole(self, metres: float, scale: float, tall: float, sign: bool) -> None:
+        """A lamp post or a sign post: every part of the post is ``thickness`` pixels wide."""
+        draws, canvas, thick = self.draws, self.canvas, self.knobs.thickness
+        x, y = self.position(metres, scale)
+        x, unit = round(x) + (0.5 if thick % 2 else 0.0), self.per_metre * scale
+        left = x - thick / 2
+        top = y - tall * unit
+        grey = self.hazed(_rgb(draws.pick(((0.22, 0.24, 0.25), (0.34, 0.35, 0.36), (0.17, 0.22, 0.20)))), scale)
+        where = canvas.window(left, left + thick, top, y)
+        if where is None:
+            return
+        across = np.float32(1.25) - np.float32(0.45) * np.linspace(0, 1, thick, dtype=np.float32)[: where[1].stop - where[1].start]
+        canvas.paint(where, True, POLE, grey * across)
+        if not sign:
+            arm = max(3 * thick, 0.9 * unit) * (1 if metres < 0 else -1)
+            where = canvas.window(min(left, x + arm), max(left + thick, x + arm), top, top + thick)
+            if where:
+                canvas.paint(where, True, POLE, grey)
+            return
+        radius = max(2.6, 0.42 * unit * draws(0.8, 1.2))
+        middle = top + radius * 0.6
+        where = canvas.window(x - radius - 1, x + radius + 1, middle - radius - 1, middle + radius + 1)
+        shape = draws.whole(0, 3)
+        face, rim = draws.pick(
+            (((0.95, 0.95, 0.95), (0.80, 0.10, 0.12)), ((0.10, 0.30, 0.70), (0.92, 0.93, 0.95)),
+             ((0.96, 0.78, 0.12), (0.15, 0.15, 0.15)), ((0.78, 0.08, 0.10), (0.95, 0.95, 0.95)))
+        )  # fmt: skip
+        if where is None:
+            return
+        dx = (self.columns[:, where[1]] - np.float32(x)) / np.float32(radius)
+        dy = (self.rows[where[0]] - np.float32(middle)) / np.float32(radius)
+        if shape == 0:
+            far = np.maximum(np.abs(dx) * 1.732 + dy * 1.0, -dy * 2.0) * 0.9
+        elif shape == 1:
+            far = np.maximum(np.abs(dx), np.abs(dy)) * 1.12
+        elif shape == 2:
+            far = np.abs(dx) + np.abs(dy)
+        else:
+            far = np.sqrt(dx * dx + dy * dy)
+        colour = np.where((far > 0.72)[None], _rgb(rim), _rgb(face))
+        bar = (np.abs(dy) < 0.16) & (np.abs(dx) < 0.42) & (shape == 3)
+        colour = np.where(bar[None], _rgb(rim), colour)
+        canvas.paint(where, far < 1, SIGN, self.hazed(colour * self.light, scale))
+
+    def shadow(self, x: float, y: float, half: float, scale: float) -> None:
+        """Darken the ground under a thing; the ground keeps its class."""
+        where = self.canvas.window(x - half * 1.15, x + half * 1.15, y - half * 0.16 - 1, y + half * 0.13 + 1)
+        if where and self.knobs.texture > 0:
+            dx = (self.columns[:, where[1]] - np.float32(x)) / np.float32(half * 1.15)
+            dy = (self.rows[where[0]] - np.float32(y)) / np.float32(half * 0.16 + 1)
+            fall = np.clip(1.3 - dx * dx - dy * dy, 0, 1) * np.float32(0.6 * self.knobs.texture)
+            ground = (self.canvas.label[where] == ROAD) | (self.canvas.label[where] == PAVEMENT)
+            self.canvas.image[:, where[0], where[1]] *= 1 - fall * ground
+
+    def paint_car(self, metres: float, scale: float, size: float) -> None:
+        """A car from behind or from the front, with the side that perspective shows."""
+        draws, canvas = self.draws, self.canvas
+        van = draws() < 0.2
+        tall, length = (2.1, 4.6) if van else (draws(1.38, 1.6), draws(3.6, 4.4))
+        half = 0.87
+        paint = np.array(draws.pick(_PAINTS), np.float32) * draws(0.85, 1.1)
+        rear = metres > 0
+        x, y = self.position(metres, scale)
+        unit = self.per_metre * scale * size
+        roof = 0.80 if van else 0.62
+        self.shadow(x, y, half * unit, scale)
+        # The long side lies in the plane across = constant, on the side that faces the camera.
+        plane = metres - math.copysign(half * size, metres)
+        if abs(metres) > half * size * 1.05 and scale > 0.05:
+            near = self.focal / scale
+            x_near, _ = self.position(plane, scale)
+            x_far, _ = self.position(plane, self.focal / (near + length * size))
+            where = canvas.window(min(x_near, x_far), max(x_near, x_far), y - 2.4 * unit, y + 1)
+            if where:
+                here = (self.columns[:, where[1]] - np.float32(self.vanish)) / np.float32(plane * self.per_metre)
+                here = np.maximum(here, 1e-3)
+                along = (np.float32(self.focal) / here - np.float32(near)) / np.float32(size * length)
+                local = np.float32(self.per_metre * size) * here
+                up = (np.float32(self.horizon) + np.float32(self.ground) * here - self.rows[where[0]]) / local
+                hood = 0.93 if van else 0.66
+                slope = np.minimum((hood - along) * (9 if van else 3.4), (along + (0.06 if van else 0.02)) * 16)
+                top = 0.92 + (tall - 0.92) * np.clip(slope, 0, 1)
+                wheel = np.minimum(np.abs(along - 0.2), np.abs(along - 0.8)) * np.float32(length)
+                tyre = wheel * wheel + (up - 0.31) ** 2 < 0.105
+                body = (up > 0.26) & (up < top)
+                pane = (up > 0.98) & (up < top - 0.12) & (np.abs(along % 0.33 - 0.165) < 0.145) & (slope > 0.35)
+                part = np.where(pane, 1, 0)
+                part[tyre] = 2
+                lut = np.stack([paint * 0.72, (0.16, 0.19, 0.23), (0.07, 0.07, 0.08)], 1).astype(np.float32)
+                colour = lut[:, part] * self.light
+                canvas.paint(where, body | tyre, CAR, self.hazed(colour, scale))
+        where = canvas.window(x - half * unit, x + half * unit, y - tall * unit, y)
+        if where is None:
+            return
+        across = np.abs(self.columns[:, where[1]] - np.float32(x)) / np.float32(unit)
+        up = (np.float32(y) - self.rows[where[0]]) / np.float32(unit)
+        lower = (across / 0.88) ** 4 + ((up - 0.62) / 0.40) ** 4 < 1
+        side = 0.84 - (0.84 - roof) * (up - 0.9) / (tall - 0.9)
+        cabin = (up > 0.8) & (across < side) & (((up - 0.9) / (tall - 0.88)) ** 6 + (across / 0.9) ** 6 < 1)
+        wheels = (np.abs(across - 0.68) < 0.14) & (up < 0.4)
+        part = np.zeros(lower.shape, np.intp)
+        part[(up > 0.97) & (up < tall - 0.13) & (across < side - 0.1)] = 1
+        part[(up < 0.30) & ~lower | wheels & (up < 0.27)] = 2
+        part[(np.abs(up - 0.77) < 0.09) & (np.abs(across - 0.69) < 0.12)] = 3
+        part[(np.abs(up - 0.55) < 0.06) & (across < 0.24)] = 4
+        part[(np.abs(up - 0.40) < 0.05) & lower] = 5
+        lights = (0.75, 0.06, 0.05) if rear else (0.98, 0.96, 0.82)
+        lut = np.stack([paint, (0.20, 0.25, 0.31), (0.07, 0.07, 0.08), lights, (0.90, 0.89, 0.80), paint * 0.55], 1)
+        shade = np.where((part == 0) | (part == 1), 0.80 + 0.26 * up, np.float32(1))
+        glint = np.where((part == 1) & (np.abs(up - across * 0.5 - 0.9) < 0.12), np.float32(0.22), np.float32(0))
+        colour = lut.astype(np.float32)[:, part] * self.light * shade + glint
+        canvas.paint(where, lower | cabin | wheels, CAR, self.hazed(colour, scale))
+
+    def paint_pedestrian(self, metres: float, scale: float, size: float) -> None:
+        draws, canvas = self.draws, self.canvas
+        x, y = self.position(metres, scale)
+        unit = self.per_metre * scale * size
+        stride, lean = draws(0.02, 0.24), draws(-0.03, 0.03)
+        shirt, trousers, skin = draws.pick(_CLOTHES), draws.pick(_CLOTHES), draws.pick(_SKINS)
+        bag, hair = draws() < 0.35, draws(0.08, 0.3)
+        self.shadow(x, y, 0.42 * unit, scale)
+        where = canvas.window(x - 0.55 * unit, x + 0.55 * unit, y - PEDESTRIAN_HEIGHT * unit, y)
+        if where is None:
+            return
+        across = (self.columns[:, where[1]] - np.float32(x)) / np.float32(unit)
+        up = (np.float32(y) - self.rows[where[0]]) / np.float32(unit)
+        body = across - lean * up
+        part = np.zeros((up.shape[0], across.shape[1]), np.intp)
+        spread = stride * (0.9 - up) + 0.085
+        legs = (np.abs(np.abs(body) - spread) < 0.085) & (up < 0.92)
+        part[legs] = 2
+        part[legs & (up < 0.08)] = 5
+        width = 0.235 - 0.10 * (up - 1.25) ** 2
+        part[(np.abs(body) < width) & (up > 0.80) & (up < 1.46)] = 1
+        part[(np.abs(np.abs(body) - 0.27 - 0.06 * (1.4 - up)) < 0.055) & (up > 0.78) & (up < 1.40)] = 1
+        if bag:
+            part[(np.abs(body - 0.36) < 0.12) & (np.abs(up - 0.68) < 0.15)] = 4
+        head = (body / 0.125) ** 2 + ((up - 1.59) / 0.155) ** 2 < 1
+        part[head] = 3
+        part[head & (up > 1.64)] = 4
+        lut = np.stack([(0, 0, 0), shirt, trousers, skin, (hair, hair * 0.8, hair * 0.7), (0.12, 0.10, 0.10)], 1)
+        shade = 0.92 - 0.5 * body * self.sun + 0 * up
+        canvas.paint(where, part > 0, PEDESTRIAN, self.hazed(lut.astype(np.float32)[:, part] * self.light * shade, scale))
+
+    def paint_bicyclist(self, metres: float, scale: float, size: float) -> None:
+        draws, canvas = self.draws, self.canvas
+        x, y = self.position(metres, scale)
+        unit = self.per_metre * scale * size
+        facing = 1 if draws() < 0.5 else -1
+        shirt, trousers, skin, frame = draws.pick(_CLOTHES), draws.pick(_CLOTHES), draws.pick(_SKINS), draws.pick(_PAINTS)
+        pedal = draws(-0.12, 0.12)
+        self.shadow(x, y, 0.8 * unit, scale)
+        where = canvas.window(x - 0.95 * unit, x + 0.95 * unit, y - 1.78 * unit, y)
+        if where is None:
+            return
+        across = facing * (self.columns[:, where[1]] - np.float32(x)) / np.float32(unit)
+        up = (np.float32(y) - self.rows[where[0]]) / np.float32(unit)
+        thin = max(0.035, 0.55 / unit)
+        part = np.zeros((up.shape[0], across.shape[1]), np.intp)
+
+        def limb(x0: float, y0: float, x1: float, y1: float, radius: float, which: int) -> None:
+            dx, dy = x1 - x0, y1 - y0
+            t = np.clip(((across - x0) * dx + (up - y0) * dy) * (1 / (dx * dx + dy * dy)), 0, 1)
+            part[(across - x0 - t * dx) ** 2 + (up - y0 - t * dy) ** 2 < radius * radius] = which
+
+        height2 = (up - 0.34) ** 2
+        for hub in (-0.53, 0.53):
+            far = np.sqrt((across - hub) ** 2 + height2)
+            part[np.abs(far - (0.34 - thin)) < thin] = 4
+            if unit > 14:
+                part[far < 0.05] = 4
+        limb(-0.53, 0.34, 0.0, 0.34, thin, 5)
+        limb(0.0, 0.34, 0.42, 0.80, thin, 5)
+        limb(0.0, 0.34, -0.14, 0.88, thin, 5)
+        limb(0.53, 0.34, 0.40, 0.98, thin, 5)
+        limb(-0.14, 0.92, 0.14 + pedal, 0.66, 0.095, 2)
+        limb(0.14 + pedal, 0.66, 0.02 + pedal, 0.28, 0.075, 2)
+        limb(-0.12, 0.98, 0.10, 1.34, 0.16, 1)
+        limb(0.12, 1.36, 0.40, 1.02, 0.06, 1)
+        limb(0.20, 1.60, 0.21, 1.62, 0.13, 3)
+        part[((across - 0.20) ** 2 + (up - 1.62) ** 2 < 0.0196) & (up > 1.65)] = 6
+        lut = np.stack([(0, 0, 0), shirt, trousers, skin, (0.09, 0.09, 0.10), frame, draws.pick(_PAINTS)], 1)
+        shade = np.float32(0.95) + np.float32(0.12) * (up - 0.8)
+        canvas.paint(where, part > 0, BICYCLIST, self.hazed(lut.astype(np.float32)[:, part] * self.light * shade, scale))
+
+    def within(self, low: float, high: float, scale: float) -> float:
+        """A place between ``low`` and ``high`` metres right of the middle that the camera sees, if there is one."""
+        unit = self.per_metre * scale
+        first, last = max(low, -self.vanish / unit), min(high, (self.width - self.vanish) / unit)
+        return self.draws(first, last) if first < last else self.draws(low, high)
+
+    def aside(self, low: float, high: float, scale: float) -> float:
+        """A place ``low`` to ``high`` metres from the middle, on a side of the street that the camera sees."""
+        unit = self.per_metre * scale
+        sides = [side for side, room in ((-1, self.vanish), (1, self.width - self.vanish)) if room / unit > low]
+        side = self.draws.pick(sides or (-1, 1))
+        return self.within(low, high, scale) if side > 0 else self.within(-high, -low, scale)
+
+    def furniture(self) -> list[tuple]:
+        """Everything that stands on the street: (scale, painter, arguments), not yet sorted by distance."""
+        draws, knobs, things = self.draws, self.knobs, []
+        for _ in range(draws.whole(1, 4)):
+            scale = draws.log(0.07, 0.42)
+            things.append((scale, self.paint_tree, (self.aside(self.road + 0.6, self.edge, scale), scale, draws(3.5, 6.5))))
+        for _ in range(draws.whole(3, 5)):
+            scale = draws.log(0.09, 0.5)
+            place = self.aside(self.road + 0.1, self.road + 0.5, scale)
+            sign = draws() < 0.55
+            tall = draws(2.3, 3.0) if sign else draws(4.0, 6.0)
+            things.append((scale, self.paint_pole, (place, scale, tall, sign)))
+        # Sizes are spread around one middle size, so that the knob changes the range and not the middle.
+        spread = math.sqrt(knobs.scale)
+        low, high = 0.25 / spread, 0.25 * spread
+        for _ in range(knobs.objects):
+            scale = draws.log(low, high) if spread > 1 else low
+            if draws() < 0.55:
+                lane = self.road - draws(0.95, 1.15) if draws() < 0.6 else 0.5 * self.road
+                place = self.aside(lane - 0.1, lane + 0.1, scale)
+                things.append((scale, self.paint_car, (place, scale, 1.0)))
+            else:
+                place = self.aside(self.road + 0.3, self.edge - 0.2, scale)
+                things.append((scale, self.paint_pedestrian, (place, scale, draws(0.9, 1.08))))
+        if knobs.rare > 0:
+            square = low * low if spread == 1 else (high**2 - low**2) / (2 * math.log(high / low))
+            area = BICYCLIST_AREA * square * self.per_metre**2
+            for _ in range(draws.round(knobs.rare * self.height * self.width / area)):
+                scale = draws.log(low, high) if spread > 1 else low
+                place = self.within(-self.road + 0.3, self.road - 0.3, scale)
+                things.append((scale, self.paint_bicyclist, (place, scale, 1.0)))
+        return things
+
+    def render(self) -> _Canvas:
+        self.paint_sky()
+        self.paint_skyline()
+        self.paint_ground()
+        self.paint_side(-1)
+        self.paint_side(1)
+        for _, painter, arguments in sorted(self.furniture(), key=lambda thing: thing[0]):
+            painter(*arguments)
+        return self.canvas
+
+
+class SyntheticScenes(SyntheticDataset):
+    """Street scenes with the eleven CamVid classes, drawn by a program; see ``SceneKnobs`` for what can be turned.
+
+    ``dataset[i]`` is (image (3, H, W) float32 in [0, 1], mask (H, W) int64). The arguments are those of
+    ``SyntheticDataset``.
+    """
+
+    spec = SCENES_SPEC
+    KNOBS = SceneKnobs
+    PRESETS = {
+        "default": {},
+        "thin": {"thickness": 1},
+        "context": {"context": 24},
+        "scales": {"scale": 16.0, "objects": 12},
+        "noisy": {"noise": 0.2},
+        "imbalanced": {"rare": 0.001},
+        "flat": {"texture": 0.0, "noise": 0.0},
+    }
+
+    def draw(self, index: int, *, twin: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Draw one scene.
+
+        Args:
+            index: Which one.
+            twin: With ``context``: the same scene, but with the other light and so the other class of the disc.
+
+        Returns:
+            Image (3, H, W) float32 in [0, 1] and label (H, W) uint8.
+        """
+        knobs = self.knobs
+        scene = _Scene(self.size, knobs, Draws(self.seed, index, 0))
+        canvas = scene.render()
+        image, label = canvas.image, canvas.label
+        if knobs.context:
+            draws = Draws(self.seed, index, 1)
+            which = int(draws() < 0.5) ^ int(twin)
+            radius = cue_radius(self.size)
+            disc, cue = place_cue(draws, *self.size, knobs.context, radius)
+            for (row, column), colour in ((cue, CUE_COLOURS[which]), (disc, np.full(3, DISC_GREY))):
+                ys, xs = slice(row - radius, row + radius + 1), slice(column - radius, column + radius + 1)
+                offset = np.arange(-radius, radius + 1)
+                mask = offset[:, None] ** 2 + offset**2 <= radius**2
+                np.copyto(image[:, ys, xs], colour[:, None, None], where=mask)
+            np.copyto(label[ys, xs], CUE_CLASSES[which], where=mask)
+        if knobs.noise:
+            noise = Draws(self.seed, index, 2).generator.standard_normal(image.shape, dtype=np.float32)
+            noise *= np.float32(knobs.noise)
+            image += noise
+        np.clip(image, 0, 1, out=image)
+        return image, void_borders(label, knobs.void)
