@@ -1,0 +1,413 @@
+"""The ledger of claims: what is said about these networks, and what the book measured.
+
+A claim's ``verdict`` and ``sentence`` are written by hand, once its rows are there; the numbers in the sentence are
+filled in from the measured rows, and ``checks`` ties the verdict to them. A claim whose rows are missing reads "not
+yet measured", whatever its verdict says. ``segtutor claims --write`` turns the ledger into ``book/claims.md``.
+
+To settle a claim, measure its rows, then fill the last fields of its entry below:
+
+    Claim("FCN-2", "...", "03_fcn", doubtful=False,
+          verdict=CONFIRMED,
+          sentence="Boundary mIoU rises from {FCN-2/fcn32s/boundary_miou:.3f} to {FCN-2/fcn8s/boundary_miou:.3f}.",
+          conditions="CamVid, 120x160, 3 seeds",
+          checks=("FCN-2/fcn8s/boundary_miou > FCN-2/fcn32s/boundary_miou",))
+
+A field in braces is the id of a row (its mean over seeds), followed by a format; ``@spread``, ``@low``, ``@high`` and
+``@n`` after the id give the spread over seeds and the number of them; ``{a over b:.2f}`` and ``{a minus b:.3f}``
+combine two; ``{papers/fcn/parameters_fcn8s:,}`` is a published fact. Checks compare such expressions with each other
+or with numbers.
+"""
+
+import operator
+import re
+import string
+from dataclasses import dataclass
+from pathlib import Path
+
+from segtutor.papers import PAPERS
+from segtutor.results import MissingResult, Result, result
+
+CONFIRMED = "confirmed"
+REFUTED = "refuted"
+DEPENDS = "depends"
+NOT_YET = "not yet measured"
+WAITS = "waits for a GPU"
+VERDICTS = (CONFIRMED, REFUTED, DEPENDS, NOT_YET, WAITS)
+
+CHAPTERS = {
+    "00_what_is_segmentation": "What is semantic segmentation?",
+    "01_losses_and_metrics": "Losses and metrics",
+    "02_encoder_decoder": "Encoder and decoder",
+    "03_fcn": "FCN",
+    "04_unet": "U-Net",
+    "05_segnet": "SegNet",
+    "06_pspnet": "PSPNet",
+    "07_atrous_and_deeplab_v1": "Atrous convolution and DeepLab v1",
+    "08_deeplab_v2_v3": "DeepLab v2 and v3",
+    "09_deeplab_v3plus": "DeepLab v3+",
+    "10_vit": "ViT",
+    "11_swin": "Swin",
+    "12_segformer": "SegFormer",
+    "13_backbones": "Backbones",
+    "14_heads": "Heads",
+    "15_factory": "The factory",
+    "16_training": "Training",
+    "17_from_model_to_use": "From model to use",
+    "18_shootout": "Shootout",
+}
+
+
+class ClaimError(ValueError):
+    """A claim is unknown, badly written, or contradicted by its own rows."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the ledger.
+
+    Args:
+        id: Its name, e.g. ``"FCN-2"``.
+        statement: What is said, as its supporters would say it.
+        chapter: The chapter that measures it, a key of ``CHAPTERS``.
+        doubtful: Whether it is repeated in popular articles although it may be wrong as it stands.
+        verdict: One of ``VERDICTS``.
+        sentence: What was measured; numbers are fields, filled from the rows.
+        conditions: Data, size, steps and seeds, in a few words.
+        checks: Comparisons that must hold for the verdict to stand.
+    """
+
+    id: str
+    statement: str
+    chapter: str
+    doubtful: bool = False
+    verdict: str = NOT_YET
+    sentence: str = ""
+    conditions: str = ""
+    checks: tuple[str, ...] = ()
+
+
+CLAIMS = (
+    # ------------------------------------------------------------------------------------------ 00_what_is_segmentation
+    Claim(
+        "INTRO-1",
+        "Semantic segmentation includes finding each object and drawing a box around it.",
+        "00_what_is_segmentation",
+        doubtful=True,
+    ),
+    # -------------------------------------------------------------------------------------------- 01_losses_and_metrics
+    Claim(
+        "LOSS-1",
+        "Cross-entropy weighs every pixel alike and Dice does not; Dice lies between 0 and 1, where 1 is a perfect "
+        "overlap.",
+        "01_losses_and_metrics",
+    ),
+    # ----------------------------------------------------------------------------------------------- 02_encoder_decoder
+    Claim(
+        "ED-1",
+        "An encoder gathers a hierarchy of features: each stage describes more with fewer positions.",
+        "02_encoder_decoder",
+    ),
+    Claim(
+        "ED-2",
+        "An encoder brings global context: shrinking the map lets one position see far more of the image.",
+        "02_encoder_decoder",
+    ),
+    Claim(
+        "ED-3",
+        "A decoder restores the spatial understanding that the encoder gave up: it puts labels back in their place.",
+        "02_encoder_decoder",
+    ),
+    Claim(
+        "ED-4",
+        "The encoder-decoder shape computes efficiently: most of the work is done on small maps.",
+        "02_encoder_decoder",
+    ),
+    Claim(
+        "ED-5",
+        "The narrow middle reduces noise: what does not help to tell the classes apart is not carried through.",
+        "02_encoder_decoder",
+    ),
+    # ----------------------------------------------------------------------------------------------------------- 03_fcn
+    Claim(
+        "FCN-1",
+        "Without dense layers a network takes an image of any size and needs fewer parameters.",
+        "03_fcn",
+        doubtful=True,
+    ),
+    Claim(
+        "FCN-2",
+        "Plain upsampling loses fine detail, and skips recover it: FCN-16s beats 32s and 8s beats 16s, at the borders "
+        "above all.",
+        "03_fcn",
+    ),
+    Claim(
+        "FCN-3",
+        "The original FCN upsampled and nothing else; skip connections came with later networks.",
+        "03_fcn",
+        doubtful=True,
+    ),
+    # ---------------------------------------------------------------------------------------------------------- 04_unet
+    Claim("UNET-1", "U-Net's skips recover the detail that its contracting path loses.", "04_unet"),
+    Claim("UNET-2", "Passing whole feature maps across costs memory and training time.", "04_unet"),
+    # -------------------------------------------------------------------------------------------------------- 05_segnet
+    Claim(
+        "SEG-1",
+        "Passing pooling indices in place of feature maps needs less memory and trains faster.",
+        "05_segnet",
+    ),
+    Claim("SEG-2", "Pooling indices lose some localisation against U-Net's feature maps.", "05_segnet"),
+    Claim("SEG-3", "Dropping the dense layers of VGG16 makes the encoder much smaller.", "05_segnet"),
+    # -------------------------------------------------------------------------------------------------------- 06_pspnet
+    Claim("PSP-1", "Pyramid pooling brings global context.", "06_pspnet"),
+    Claim("PSP-2", "PSPNet costs more than SegNet, U-Net and FCN: FLOPs, time and memory.", "06_pspnet"),
+    # -------------------------------------------------------------------------------------- 07_atrous_and_deeplab_v1
+    Claim(
+        "DL-1",
+        "An atrous convolution widens the receptive field with no extra parameters and no loss of resolution.",
+        "07_atrous_and_deeplab_v1",
+    ),
+    Claim(
+        "DL-2",
+        "The dense CRF sharpens the borders of a coarse network, and stops helping once the network has a decoder.",
+        "07_atrous_and_deeplab_v1",
+    ),
+    Claim(
+        "DL-8",
+        "With atrous convolution there is no need to upsample.",
+        "07_atrous_and_deeplab_v1",
+        doubtful=True,
+    ),
+    # ------------------------------------------------------------------------------------------------- 08_deeplab_v2_v3
+    Claim("DL-3", "ASPP helps on objects of many scales.", "08_deeplab_v2_v3"),
+    Claim(
+        "DL-7",
+        "DeepLab v3 improves on v2 by more and wider rates and a deeper backbone.",
+        "08_deeplab_v2_v3",
+        doubtful=True,
+    ),
+    # ------------------------------------------------------------------------------------------------ 09_deeplab_v3plus
+    Claim("DL-4", "Depthwise-separable atrous convolution cuts the cost at little loss.", "09_deeplab_v3plus"),
+    Claim("DL-5", "The decoder of DeepLab v3+ improves the borders over v3.", "09_deeplab_v3plus"),
+    Claim(
+        "DL-6",
+        "DeepLab v3 introduced atrous depthwise-separable convolution.",
+        "09_deeplab_v3plus",
+        doubtful=True,
+    ),
+    # ---------------------------------------------------------------------------------------------------------- 11_swin
+    Claim("ATT-1", "The cost of ViT grows with the square of the number of pixels, that of Swin linearly.", "11_swin"),
+    # ----------------------------------------------------------------------------------------------------- 13_backbones
+    Claim(
+        "BB-1",
+        "In training throughput at batch 8, ResNet-50, ResNet-101, ConvNeXt-tiny, MiT-B0 and MiT-B5 with their heads "
+        "stand in a fixed order.",
+        "13_backbones",
+    ),
+    Claim(
+        "BB-2",
+        "The same five stand in a fixed order of memory, and ResNet-50 with ASPP trains at batch 8 in less than 8 GB.",
+        "13_backbones",
+    ),
+    Claim(
+        "BB-3",
+        "ConvNeXt is more accurate than ResNet at similar speed.",
+        "13_backbones",
+        verdict=WAITS,
+    ),
+    Claim("BB-6", "Gradient checkpointing trades time for memory.", "13_backbones"),
+    # --------------------------------------------------------------------------------------------------------- 14_heads
+    Claim(
+        "SF-1",
+        "The light SegFormer heads: ultrafast is about 40 % faster for 1 to 2 points of mIoU, extremely fast about "
+        "60 % faster for 3 to 5 points.",
+        "14_heads",
+    ),
+    Claim("BB-4", "MiT backbones work best with SegFormer heads.", "14_heads", verdict=WAITS),
+    Claim("BB-5", "MiT-B5 with the SegFormer head is the most accurate combination.", "14_heads", verdict=WAITS),
+    # ------------------------------------------------------------------------------------------------------- 15_factory
+    Claim("FAC-1", "Every head works with every backbone.", "15_factory"),
+)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim with its verdict, its sentence with numbers, and the results that the numbers came from."""
+
+    claim: Claim
+    verdict: str
+    sentence: str
+    results: tuple[Result, ...]
+
+
+def find(id: str) -> Claim:
+    """The claim with this id.
+
+    Raises:
+        ClaimError: When there is none.
+    """
+    for claim in CLAIMS:
+        if claim.id == id:
+            return claim
+    raise ClaimError(f"There is no claim {id!r}; there are {', '.join(claim.id for claim in CLAIMS)}.")
+
+
+def judge(claim: Claim | str, *, folder: Path | str | None = None) -> Judgement:
+    """The verdict on a claim as the rows stand; "not yet measured" when one of its rows is missing.
+
+    Args:
+        claim: A claim or its id.
+        folder: Where the rows lie; default: the package's own.
+
+    Raises:
+        ClaimError: When the claim is badly written, or its rows contradict its verdict.
+    """
+    claim = find(claim) if isinstance(claim, str) else claim
+    if claim.verdict not in VERDICTS:
+        raise ClaimError(f"{claim.id}: {claim.verdict!r} is no verdict; use one of {', '.join(VERDICTS)}.")
+    if claim.verdict in (NOT_YET, WAITS):
+        return Judgement(claim, claim.verdict, "", ())
+    numbers = _Numbers(claim.id, folder)
+    try:
+        sentence = numbers.format(claim.sentence)
+        for check in claim.checks:
+            numbers.check(check)
+    except MissingResult:
+        return Judgement(claim, NOT_YET, "", ())
+    if not numbers.asked:
+        raise ClaimError(f"{claim.id}: a verdict needs a measured number or a published fact in its sentence.")
+    return Judgement(claim, claim.verdict, sentence, tuple(numbers.used.values()))
+
+
+_COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}
+_PARTS = {
+    "spread": lambda found: f"{found.spread[0]:.3g} to {found.spread[1]:.3g}" if found.spread else "one run",
+    "low": lambda found: found.spread[0] if found.spread else found.value,
+    "high": lambda found: found.spread[1] if found.spread else found.value,
+    "n": lambda found: found.n,
+}
+
+
+class _Numbers(string.Formatter):
+    """Fills the fields of a sentence, and remembers which results it used."""
+
+    def __init__(self, claim: str, folder: Path | str | None):
+        self.claim, self.folder = claim, folder
+        self.used: dict[str, Result] = {}
+        self.asked = 0
+
+    def get_field(self, field_name, args, kwargs):
+        return self.value(field_name), field_name
+
+    def format_field(self, value, format_spec):
+        return format(value, format_spec or (".3g" if isinstance(value, float) else ""))
+
+    def check(self, text: str) -> None:
+        """Compare two expressions, e.g. ``"FCN-2/fcn8s/miou > FCN-2/fcn32s/miou"``."""
+        match = re.fullmatch(r"(.+?)\s+(<=|>=|<|>|==)\s+(.+)", text)
+        if not match:
+            raise ClaimError(f"{self.claim}: the check {text!r} is no comparison such as 'a > b'.")
+        left, sign, right = match.groups()
+        a, b = self.value(left), self.value(right)
+        if not _COMPARE[sign](a, b):
+            raise ClaimError(f"{self.claim}: the rows contradict the verdict, {text!r} is {a:.6g} {sign} {b:.6g}.")
+
+    def value(self, expression: str):
+        for word, combine in ((" over ", operator.truediv), (" minus ", operator.sub)):
+            if word in expression:
+                left, right = expression.split(word, 1)
+                return combine(self.value(left), self.value(right))
+        try:
+            return float(expression)
+        except ValueError:
+            self.asked += 1
+        if expression.startswith("papers/"):
+            return self._fact(expression)
+        id, _, part = expression.partition("@")
+        if part and part not in _PARTS:
+            raise ClaimError(f"{self.claim}: {expression!r} asks for @{part}; there are @{', @'.join(_PARTS)}.")
+        found = self.used.setdefault(id, result(id, folder=self.folder))
+        return _PARTS[part](found) if part else found.value
+
+    def _fact(self, expression: str):
+        _, key, name = (expression.split("/") + ["", ""])[:3]
+        if key not in PAPERS or name not in PAPERS[key].facts:
+            raise ClaimError(f"{self.claim}: segtutor.papers has no fact {expression!r}.")
+        return PAPERS[key].facts[name].value
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+_INTRO = """\
+# Claims, measured
+
+Much is said about these networks, in papers, in courses, in articles that copy each other. Each line below is one
+such claim, with the experiment of this book that tests it. A verdict holds for the conditions in its note and no
+further: the networks are small, the images too, and a note says how many seeds stand behind a number. A question mark
+after the id warns that the claim is popular and was in doubt from the start.
+
+The numbers come from the measured rows of the package. The command in a note measures them again on your machine, and
+leaves ours as they are.
+"""
+
+
+def page(root: Path | str, *, folder: Path | str | None = None) -> str:
+    """The text of ``book/claims.md``.
+
+    Args:
+        root: The checkout; chapters are linked when their notebook is in ``notebooks/``.
+        folder: Where the rows lie; default: the package's own.
+    """
+    judged = [judge(claim, folder=folder) for claim in CLAIMS]
+    counts = {verdict: sum(j.verdict == verdict for j in judged) for verdict in VERDICTS}
+    tally = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
+    blocks = ["<!-- Written by `segtutor claims --write`; change segtutor/claims.py, not this page. -->\n" + _INTRO]
+    blocks.append(f"Of {len(judged)} claims: {tally}.\n")
+    for chapter, title in CHAPTERS.items():
+        here = [j for j in judged if j.claim.chapter == chapter]
+        if here:
+            written = (Path(root) / "notebooks" / f"{chapter}.ipynb").exists()
+            blocks.append(_section(title, chapter if written else None, here))
+    return "\n".join(blocks)
+
+
+def _section(title: str, chapter: str | None, judged: list[Judgement]) -> str:
+    lines = [f"## {title}\n"]
+    if chapter:
+        lines.append(f"Measured in {{doc}}`../notebooks/{chapter}`.\n")
+    lines += ["| Claim | What is said | Verdict | What we measured |", "|---|---|---|---|"]
+    notes = []
+    for j in judged:
+        mark = " ?" if j.claim.doubtful else ""
+        note = _note(j)
+        if note:
+            notes.append(f"[^{j.claim.id}]: {note}")
+        sentence = f"{j.sentence}[^{j.claim.id}]" if note else j.sentence
+        verdict = f"**{j.verdict}**" if j.verdict in (CONFIRMED, REFUTED, DEPENDS) else j.verdict
+        cells = (f"{j.claim.id}{mark}", j.claim.statement, verdict, sentence)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, *(f"\n{note}" for note in notes), ""])
+
+
+def _note(judged: Judgement) -> str:
+    sources = dict.fromkeys(found.provenance for found in judged.results)
+    return " ".join(f"{part}." for part in (judged.claim.conditions.rstrip("."), *sources) if part)
+
+
+def checkout() -> Path:
+    """The folder that holds ``segtutor/`` and ``book/``.
+
+    Raises:
+        ClaimError: When the package is installed without the book.
+    """
+    root = Path(__file__).parent.parent
+    if not (root / "book").is_dir():
+        raise ClaimError("The book is not beside the package; run this in a clone of the repository.")
+    return root
+
+
+def write(root: Path | str | None = None) -> Path:
+    """Write ``book/claims.md`` and return its path."""
+    root = checkout() if root is None else Path(root)
+    path = root / "book" / "claims.md"
+    path.write_text(page(root), encoding="utf-8")
+    return path

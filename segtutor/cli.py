@@ -1,0 +1,121 @@
+"""The command ``segtutor``. Each subcommand imports what it needs when it runs, so that ``--help`` is quick."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import segtutor
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0 for success, 1 when something was found wrong, 2 for a usage error, 130 when interrupted.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.run is None:
+        parser.print_help()
+        return 0
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stderr.close()
+        return 0
+    except (ValueError, LookupError, OSError, ImportError) as error:
+        print(f"segtutor: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="segtutor", description="Semantic segmentation, explained and proven.")
+    parser.add_argument("--version", action="version", version=f"segtutor {segtutor.__version__}")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    check = commands.add_parser("check-data", help="look for what is wrong with images and masks")
+    check.add_argument("path", type=Path, help="a folder with images/ and masks/")
+    check.add_argument("--num-classes", type=int, default=None, help="how many classes the masks may hold")
+    check.set_defaults(run=_check_data)
+
+    bench = commands.add_parser("benchmark", help="measure the numbers that the book cites")
+    bench.add_argument("ids", nargs="*", metavar="ID", help="experiments, first parts of ids, or claims; default: all")
+    bench.add_argument("--list", action="store_true", help="list the experiments and what is measured")
+    bench.add_argument("--quick", action="store_true", help="a run of seconds, into a temporary folder")
+    bench.add_argument("--seeds", type=int, nargs="+", help="these seeds, in place of each experiment's own")
+    bench.add_argument("--results", type=Path, metavar="DIR", help="where the rows go")
+    bench.add_argument("--again", action="store_true", help="measure anew what this machine has measured")
+    bench.set_defaults(run=_benchmark)
+
+    claims = commands.add_parser("claims", help="show the ledger of claims, or write its page")
+    claims.add_argument("ids", nargs="*", metavar="ID", help="claims to show; default: all")
+    claims.add_argument("--write", action="store_true", help="write book/claims.md")
+    claims.set_defaults(run=_claims)
+
+    doctor = commands.add_parser("doctor", help="show versions, device and data on one screen")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    from segtutor.data.check import check_path
+
+    if not options.path.exists():
+        raise ValueError(f"{options.path} does not exist; give the folder that holds the images and the masks.")
+    report = check_path(options.path, num_classes=options.num_classes)
+    print(report)
+    return 1 if report.problems else 0
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    from segtutor import benchmark
+
+    if options.list:
+        print(benchmark.listing())
+        return 0
+    return benchmark.run(
+        options.ids, quick=options.quick, seeds=options.seeds, folder=options.results, again=options.again
+    )
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from segtutor import claims
+
+    if options.write:
+        path = claims.write()
+        print(f"Wrote {path.parent.name}/{path.name}.")
+        return 0
+    for claim in [claims.find(id) for id in options.ids] or claims.CLAIMS:
+        judged = claims.judge(claim)
+        print(f"{claim.id}: {claim.statement}\n  {judged.verdict}. {judged.sentence}".rstrip())
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import importlib.metadata as metadata
+    import platform
+
+    import torch
+
+    from segtutor import benchmark, data
+
+    print(f"segtutor {segtutor.__version__}, Python {platform.python_version()}, {platform.system()}")
+    for name in ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "matplotlib"):
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name} is not installed")
+    print(f"Machine: {benchmark.hardware('auto')}")
+    print(f"CUDA: {torch.version.cuda if torch.cuda.is_available() else 'not available'}")
+    names = ("camvid", "vnc", "isbi2012", "oxford_pets", "voc", "cityscapes")
+    found = [name for name in names if data.available(name)]
+    print(f"Data: {', '.join(found) or 'none found; set SEGTUTOR_DATA, or the synthetic sets stand in'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,347 @@
+"""Measured rows: the schema, the one reader, and the runner that writes them."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+
+from segtutor import benchmark, results
+from segtutor.benchmark import BenchmarkError, Experiment, Measurement
+from segtutor.results import MissingResult, ResultsError, Row, parse_row, read_file, read_rows, result
+
+RECORD = {
+    "id": "X-1/net/miou",
+    "value": 0.5,
+    "unit": "mIoU",
+    "conditions": "4 images",
+    "command": "segtutor benchmark X-1",
+    "commit": "abc",
+    "config": {"steps": 10},
+    "seed": 0,
+    "hardware": "a machine",
+    "torch": "2.15.0",
+    "python": "3.11.7",
+    "date": "2026-01-31T12:00:00Z",
+    "wall_seconds": 1.5,
+    "spread": None,
+}
+
+
+def write(folder, *records, name="x.json"):
+    (folder / name).write_text(json.dumps({"rows": [{**RECORD, **record} for record in records]}), encoding="utf-8")
+
+
+def declare(run, id="X-1", **changes):
+    fields = dict(
+        run=run,
+        claim=None,
+        seeds=(0, 1, 2),
+        unit="mIoU",
+        conditions="4 images",
+        group="x",
+        config={},
+        device="cpu",
+        summary="",
+    )
+    return {id: Experiment(id, **{**fields, **changes})}
+
+
+# ---------------------------------------------------------------------------------------------------------- the reader
+
+
+def test_row_survives_json():
+    row = parse_row(json.loads(json.dumps(RECORD)))
+    assert asdict(row) == RECORD
+    assert parse_row({**RECORD, "spread": [1, 2]}).spread == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"value": float("nan")}, "value must be a finite number"),
+        ({"value": "0.5"}, "value must be a finite number"),
+        ({"value": True}, "value must be a finite number"),
+        ({"seed": 0.5}, "seed must be an integer"),
+        ({"seed": True}, "seed must be an integer"),
+        ({"unit": " "}, "unit must be a text"),
+        ({"hardware": None}, "hardware must be a text"),
+        ({"config": "steps"}, "config must be a JSON object"),
+        ({"date": "yesterday"}, "date must be ISO 8601"),
+        ({"spread": [2, 1]}, r"spread must be \[low, high\]"),
+        ({"spread": 0.1}, "spread must be null or two"),
+        ({"colour": "red"}, "unknown colour"),
+    ],
+)
+def test_bad_rows_are_refused_by_name(tmp_path, change, words):
+    write(tmp_path, {}, change)
+    with pytest.raises(ResultsError, match=rf"x\.json, row 2: .*{words}"):
+        read_file(tmp_path / "x.json")
+
+
+def test_missing_fields_and_bad_files_are_named(tmp_path):
+    with pytest.raises(ResultsError, match="missing unit, date"):
+        parse_row({key: value for key, value in RECORD.items() if key not in ("unit", "date")})
+    cases = {"{": "not valid JSON", "[]": "at the top level", '{"rows": [1]}': "must be a JSON object"}
+    for text, words in cases.items():
+        (tmp_path / "x.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ResultsError, match=words):
+            read_file(tmp_path / "x.json")
+
+
+def test_the_same_measurement_twice_is_refused_across_files(tmp_path):
+    write(tmp_path, {})
+    write(tmp_path, {"value": 0.7}, name="y.json")
+    with pytest.raises(ResultsError, match="twice"):
+        read_rows(folder=tmp_path)
+
+
+def test_rows_by_prefix_stop_at_the_slash(tmp_path):
+    write(tmp_path, {}, {"id": "X-1"}, {"id": "X-10"}, {"id": "X-1/other"})
+    assert {row.id for row in read_rows("X-1", folder=tmp_path)} == {"X-1/net/miou", "X-1", "X-1/other"}
+    assert len(read_rows(folder=tmp_path)) == 4
+
+
+def test_result_is_mean_and_range_over_seeds(tmp_path):
+    write(tmp_path, *({"seed": seed, "value": value} for seed, value in enumerate((0.2, 0.9, 0.4))))
+    found = result("X-1/net/miou", folder=tmp_path)
+    assert found.value == pytest.approx(0.5) and found.spread == (0.2, 0.9) and found.n == 3
+    assert f"{found:.2f}" == "0.50" and float(found) == found.value
+    assert str(found) == "0.5 mIoU (0.2 to 0.9), 3 seeds"
+    for part in ("3 seeds", "a machine", "torch 2.15.0", "commit abc", "2026-01-31", "`segtutor benchmark X-1`"):
+        assert part in found.provenance
+
+
+def test_one_seed_keeps_the_spread_inside_its_run(tmp_path):
+    write(tmp_path, {"spread": [0.4, 0.6]})
+    assert result("X-1/net/miou", folder=tmp_path).spread == (0.4, 0.6)
+
+
+def test_machines_and_configurations_are_never_averaged(tmp_path):
+    write(
+        tmp_path,
+        {"seed": 0, "value": 1.0},
+        {"seed": 1, "value": 3.0},
+        {"seed": 0, "value": 100.0, "hardware": "another", "date": "2026-02-01T12:00:00Z"},
+        {"seed": 0, "value": 500.0, "config": {"steps": 5}, "date": "2025-01-01T12:00:00Z"},
+        {"seed": 1, "value": 500.0, "config": {"steps": 5}, "date": "2025-01-01T12:00:00Z"},
+        {"seed": 2, "value": 500.0, "config": {"steps": 5}, "date": "2025-01-01T12:00:00Z"},
+    )
+    found = result("X-1/net/miou", folder=tmp_path)
+    assert (found.value, found.n, found.hardware) == (2.0, 2, "a machine")
+
+
+def test_missing_result_names_what_there_is(tmp_path):
+    write(tmp_path, {})
+    with pytest.raises(MissingResult, match=r"'X-1/net/iou'.*X-1/net/miou.*`segtutor benchmark X-1`"):
+        result("X-1/net/iou", folder=tmp_path)
+    with pytest.raises(MissingResult, match="nothing is"):
+        result("Y", folder=tmp_path)
+
+
+def test_the_committed_rows_are_valid():
+    for row in read_rows():
+        assert "quick" not in row.config
+        assert row.command.startswith("segtutor benchmark ")
+        assert not row.commit.startswith("unknown"), f"{row.id} was measured outside a checkout"
+
+
+# ---------------------------------------------------------------------------------------------------------- the runner
+
+
+def test_rows_carry_their_provenance(tmp_path, capsys):
+    def measure(seed, quick, log):
+        log("half way")
+        return {"net/miou": 0.5 + seed, "net/ms": Measurement(7, (6, 9))}
+
+    unit = {"net/miou": "mIoU", "ms": "ms"}
+    known = declare(measure, unit=unit, config={"steps": 3}, seeds=(4,))
+    assert benchmark.run(folder=tmp_path, experiments=known) == 0
+    rows = {row.id: row for row in read_file(tmp_path / "x.json")}
+    score, timing = rows["X-1/net/miou"], rows["X-1/net/ms"]
+    assert (score.value, score.unit, score.seed, dict(score.config)) == (4.5, "mIoU", 4, {"steps": 3})
+    assert (timing.value, timing.unit, timing.spread) == (7, "ms", (6.0, 9.0))
+    assert score.hardware == benchmark.hardware() and "thread" in score.hardware
+    assert score.python == ".".join(map(str, sys.version_info[:3])) and score.date.endswith("Z")
+    printed = capsys.readouterr().out
+    assert "half way" in printed and "X-1/net/miou = 4.5 mIoU" in printed
+
+
+def test_a_second_run_measures_only_what_is_missing(tmp_path, capsys):
+    seen = []
+    known = declare(lambda seed, quick, log: seen.append(seed) or seed)
+    benchmark.run(folder=tmp_path, experiments=known, seeds=[1])
+    benchmark.run(folder=tmp_path, experiments=known)
+    assert seen == [1, 0, 2]
+    benchmark.run(folder=tmp_path, experiments=known)
+    assert seen == [1, 0, 2] and "3 runs already measured" in capsys.readouterr().out
+    benchmark.run(folder=tmp_path, experiments=known, seeds=[2], again=True)
+    assert seen[3:] == [2] and len(read_file(tmp_path / "x.json")) == 3
+    benchmark.run(folder=tmp_path, experiments=declare(known["X-1"].run, config={"steps": 5}), seeds=[0])
+    assert seen[4:] == [0] and len(read_file(tmp_path / "x.json")) == 4
+
+
+def test_rows_of_another_machine_stay(tmp_path):
+    foreign = {"id": "X-1", "hardware": "somewhere else", "value": 42.0, "config": {}}
+    write(tmp_path, foreign)
+    for again in (False, True):
+        benchmark.run(folder=tmp_path, experiments=declare(lambda *_: 1.0, seeds=(0,)), again=again)
+    rows = {row.hardware: row.value for row in read_file(tmp_path / "x.json")}
+    assert rows == {"somewhere else": 42.0, benchmark.hardware(): 1.0}
+
+
+def test_an_interruption_keeps_what_was_measured(tmp_path, capsys):
+    def measure(seed, quick, log):
+        if seed == 1:
+            raise KeyboardInterrupt
+        return 1.0
+
+    assert benchmark.run(folder=tmp_path, experiments=declare(measure)) == 130
+    assert [row.seed for row in read_file(tmp_path / "x.json")] == [0]
+    assert "1 run kept" in capsys.readouterr().out
+
+
+def test_a_failing_experiment_costs_only_itself(tmp_path, capsys):
+    def broken(seed, quick, log):
+        raise RuntimeError("no such layer")
+
+    known = {**declare(broken, "A", seeds=(0,)), **declare(lambda *_: 1.0, "B", seeds=(0,))}
+    assert benchmark.run(folder=tmp_path, experiments=known) == 1
+    assert [row.id for row in read_file(tmp_path / "x.json")] == ["B"]
+    assert "A, seed 0 failed: no such layer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("returned", "unit", "words"),
+    [
+        (float("nan"), "ms", "finite"),
+        ({}, "ms", "no values"),
+        ("fast", "ms", "return a number"),
+        ({"a/b": 1.0}, {"c": "ms"}, "has no unit"),
+    ],
+)
+def test_a_value_that_cannot_be_a_row_fails(tmp_path, capsys, returned, unit, words):
+    known = declare(lambda *_: returned, unit=unit, seeds=(0,))
+    assert benchmark.run(folder=tmp_path, experiments=known) == 1
+    assert words in capsys.readouterr().err and not (tmp_path / "x.json").exists()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch):
+    write(tmp_path, {})
+    before = (tmp_path / "x.json").read_bytes()
+    monkeypatch.setattr(benchmark.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        benchmark.record([replace(parse_row(RECORD), seed=9)], tmp_path / "x.json")
+    assert (tmp_path / "x.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_two_writers_lose_nothing(tmp_path):
+    code = (
+        "import json, sys\n"
+        "from dataclasses import replace\n"
+        "from segtutor import benchmark, results\n"
+        f"row = results.parse_row(json.loads({json.dumps(json.dumps(RECORD))}))\n"
+        "for n in range(20):\n"
+        "    benchmark.record([replace(row, seed=int(sys.argv[1]) + n)], sys.argv[2])\n"
+    )
+    target = str(tmp_path / "x.json")
+    writers = [subprocess.Popen([sys.executable, "-c", code, start, target]) for start in ("0", "100")]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert len(read_file(target)) == 40
+
+
+def test_quick_rows_never_enter_the_package(tmp_path, capsys):
+    seen = []
+    known = declare(lambda seed, quick, log: seen.append(quick) or 1.0, seeds=(0,))
+    assert benchmark.run(quick=True, folder=tmp_path, experiments=known) == 0
+    (row,) = read_file(tmp_path / "x.json")
+    assert seen == [True] and row.config == {"quick": True} and row.conditions.startswith("Quick run, not evidence")
+    before = sorted(results.FOLDER.iterdir())
+    benchmark.run(quick=True, experiments=known)
+    assert sorted(results.FOLDER.iterdir()) == before and "segtutor-quick-" in capsys.readouterr().out
+    with pytest.raises(BenchmarkError, match="never go into the package"):
+        benchmark.run(quick=True, folder=results.FOLDER, experiments=known)
+
+
+def test_progress_says_how_long_it_takes(tmp_path, capsys):
+    slow = {"id": "X-1", "wall_seconds": 120.0, "hardware": "somewhere else"}
+    write(tmp_path, slow)
+    benchmark.run(folder=tmp_path, experiments=declare(lambda *_: 1.0))
+    assert "[1/3] X-1, seed 0, about 6 min to go" in capsys.readouterr().out
+
+
+def test_selection_by_id_prefix_and_claim():
+    known = {**declare(None, "table/fcn8s"), **declare(None, "table/unet"), **declare(None, "Z", claim="FCN-2")}
+    assert [e.id for e in benchmark.select(["table"], known)] == ["table/fcn8s", "table/unet"]
+    assert [e.id for e in benchmark.select(["FCN-2", "Z"], known)] == ["Z"]
+    assert len(benchmark.select([], known)) == 3
+    with pytest.raises(BenchmarkError, match="'tab'; there are table/fcn8s"):
+        benchmark.select(["tab"], known)
+
+
+def test_experiments_that_need_a_gpu_wait_for_it(tmp_path, capsys, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    known = declare(lambda *_: pytest.fail("ran"), device="cuda")
+    assert benchmark.run(folder=tmp_path, experiments=known) == 0
+    assert "X-1 waits for a GPU" in capsys.readouterr().out
+
+
+def test_every_experiment_module_loads_and_names_real_claims():
+    from segtutor.claims import CLAIMS
+
+    known = benchmark.load_experiments()
+    ids = {claim.id for claim in CLAIMS}
+    for entry in known.values():
+        assert entry.claim is None or entry.claim in ids, f"{entry.id} names the claim {entry.claim}"
+        assert entry.summary and entry.conditions and entry.seeds
+    assert "speed/import" in known and "speed/import" in benchmark.listing(known)
+
+
+def git(folder, *arguments):
+    name = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    subprocess.run(["git", "-C", str(folder), *name, *arguments], check=True, capture_output=True)
+
+
+def test_commit_is_dirty_only_for_changed_code(tmp_path, monkeypatch):
+    package = tmp_path / "segtutor"
+    (package / "results").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "results" / "x.json").write_text("{}")
+    monkeypatch.setattr(benchmark.segtutor, "__file__", str(package / "__init__.py"))
+    assert benchmark.commit() == f"unknown (package {benchmark.segtutor.__version__})"
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "x")
+    clean = benchmark.commit()
+    assert len(clean) == 12 and "-" not in clean
+    (tmp_path / "README.md").write_text("changed")
+    (package / "results" / "x.json").write_text('{"rows": []}')
+    assert benchmark.commit() == clean
+    (package / "new.py").write_text("")
+    assert benchmark.commit() == clean + "-dirty"
+
+
+def test_a_package_inside_somebody_elses_checkout_has_no_commit(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "segtutor"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "x")
+    monkeypatch.setattr(benchmark.segtutor, "__file__", str(package / "__init__.py"))
+    assert benchmark.commit().startswith("unknown")
+    assert str(benchmark.default_folder()) == "segtutor-results"
+
+
+def test_reading_rows_needs_no_torch():
+    code = "import sys; from segtutor import claims, results; results.read_rows(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_row_is_frozen():
+    with pytest.raises(AttributeError):
+        Row(**{**RECORD}).value = 1.0
