@@ -368,9 +368,9 @@ def receptive_field(
     """Measure which input pixels can influence one output position: where its gradient is not zero.
 
     Gradients of a trained network are zero at many pixels by accident (a dead ReLU, the loser of a max-pool). What is
-    wanted is the field that the geometry allows, so the measurement uses a float64 copy with positive random weights, in
-    which nothing cancels, and averages where the model takes maxima. Choose the image larger than the field, or it is
-    clipped.
+    wanted is the field that the geometry allows, so the measurement uses a float64 copy with positive random weights,
+    in which nothing cancels, and averages where the model takes maxima. Choose the image larger than the field, or it
+    is clipped.
 
     Args:
         model: any module that takes images; it is not changed.
@@ -440,7 +440,7 @@ def effective_receptive_field(
         gradient, position = _probed(model, images, layer, at)
     magnitude = gradient.abs().double().mean(dim=(0, 1)).cpu()  # (H, W)
     if not magnitude.sum() > 0:
-        raise ValueError("the gradient is zero everywhere: the units at this position are dead; choose another with at=")
+        raise ValueError("the gradient is zero everywhere: the units at this position are dead, choose another")
     magnitude /= magnitude.sum()
     height, width = magnitude.shape
     row = round(float((magnitude.sum(1) * torch.arange(height)).sum()))
@@ -582,9 +582,7 @@ def time_step(
             parameter.grad = gradient
 
 
-def compare_speed(
-    first: Callable[[], Any], second: Callable[[], Any], repeats: int = 20, *, warmup: int = 2
-) -> Timing:
+def compare_speed(first: Callable[[], Any], second: Callable[[], Any], repeats: int = 20, *, warmup: int = 2) -> Timing:
     """Median of the ratio time(first) / time(second), from pairs that run one right after the other.
 
     A busy machine slows both runs of a pair alike, so the ratio is steadier than either time. The order alternates from

@@ -271,7 +271,7 @@ def autocast_dtype(device: str | torch.device, precision: str = "auto") -> torch
 
 
 def _prepare(model: nn.Module, device: str | torch.device | None, precision: str):
-    """Moves the model; returns (device, autocast dtype). Channels last is the layout in which convolutions are fastest."""
+    """Moves the model; returns (device, autocast dtype). Channels last is the fastest layout for convolutions."""
     if device is None:
         first = next(model.parameters(), None)
         device = first.device if first is not None else "cpu"
@@ -310,9 +310,7 @@ def _loader(dataset: Dataset, batch_size: int, seed: int, num_workers: int) -> D
         raise ValueError(f"cannot train on {len(dataset)} images in batches of {batch_size}: both must be at least 1")
     generator = torch.Generator().manual_seed(seed)
     batches = _batches(len(dataset), batch_size, generator)
-    return DataLoader(
-        dataset, batch_sampler=batches, num_workers=num_workers, generator=generator, collate_fn=_collate
-    )
+    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, generator=generator, collate_fn=_collate)
 
 
 def _collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
