@@ -52,7 +52,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 to few channels, 3x3, 1x1 to four times as many (Figure 5, right): (B, in, h, w) to (B, 4 width, h/s, w/s)."""
+    """Narrow by a 1x1, 3x3, widen by a 1x1 (Figure 5, right): (B, in, h, w) to (B, 4 width, h/s, w/s)."""
 
     expansion = 4
 
@@ -144,6 +144,7 @@ class ResNet(nn.Module):
             raise ValueError(f"output_stride is {output_stride}; ResNet can keep 32, 16 or 8.")
         if first_block not in ("previous", "new"):
             raise ValueError(f'first_block is "{first_block}"; choose "previous" or "new".')
+        self.depth = depth
         block, blocks = DEPTHS[depth]
         self.channels = tuple(width * block.expansion for width in widths)
         self.conv1 = nn.Conv2d(in_channels, widths[0], 7, stride=2, padding=3, bias=False)

@@ -1,0 +1,26 @@
+"""Production models from a configuration: timm backbones and interchangeable heads."""
+
+from segtutor.factory.backbones import (
+    Features,
+    create_backbone,
+    get_backbone_channels,
+    list_backbones,
+    register_backbone,
+)
+from segtutor.factory.config import ConfigError
+from segtutor.factory.create import create_model
+from segtutor.factory.heads import HeadOutput, create_head, list_heads, register_head
+
+__all__ = [
+    "ConfigError",
+    "Features",
+    "HeadOutput",
+    "create_backbone",
+    "create_head",
+    "create_model",
+    "get_backbone_channels",
+    "list_backbones",
+    "list_heads",
+    "register_backbone",
+    "register_head",
+]

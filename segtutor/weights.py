@@ -1,0 +1,273 @@
+"""Carrying published weights into the from-scratch models.
+
+`transplant` copies tensors from a reference network into one of ours, by a map of names that is written here once and
+used by tests, chapters and `load_pretrained` alike. It copies everything or nothing: a tensor on either side that the
+map does not mention is an error, so that a model is never half loaded in silence.
+"""
+
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightsError(RuntimeError):
+    """Published weights could not be fetched or read."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `transplant` did.
+
+    Attributes:
+        copied: pairs (name in the source, name in the target).
+        left: names in the source that the map leaves out.
+        fresh: names in the target that keep their own initialisation.
+    """
+
+    copied: tuple[tuple[str, str], ...]
+    left: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"copied  {len(self.copied)} tensors"]
+        lines += [f"left    {', '.join(self.left)}"] if self.left else []
+        lines += [f"fresh   {', '.join(self.fresh)}"] if self.fresh else []
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """How the names of a source become the names of a target.
+
+    Attributes:
+        rename: source name to target name, or None where the source's tensor is left out.
+        fresh: pattern of the target's names that have no source.
+        reshape: pattern of the target's names whose tensor is a reshaped one of the source (a fully connected layer
+            that became a convolution).
+    """
+
+    rename: Callable[[str], str | None]
+    fresh: str = r"(?!)"  # matches nothing
+    reshape: str = r"(?!)"
+
+
+def _vgg_features(batch_norm: bool) -> dict[str, str]:
+    """torchvision's ``features.<index>`` to the paper's names, by counting its layers."""
+    names, index = {}, 0
+    for stage, depth in enumerate((2, 2, 3, 3, 3), start=1):
+        for i in range(1, depth + 1):
+            names[f"features.{index}"] = f"stage{stage}.conv{stage}_{i}"
+            if batch_norm:
+                names[f"features.{index + 1}"] = f"stage{stage}.bn{stage}_{i}"
+            index += 3 if batch_norm else 2  # convolution, (normalisation), ReLU
+        index += 1  # pool
+    return names
+
+
+def _vgg_map(batch_norm: bool, *, trunk: str = "", classifier: Mapping[str, str] | None = None, **options) -> KeyMap:
+    layers = {source: trunk + target for source, target in _vgg_features(batch_norm).items()}
+    layers |= classifier or {}
+
+    def rename(name: str) -> str | None:
+        layer, _, tensor = name.rpartition(".")
+        if layer.startswith("classifier.") and layer not in layers:
+            return None
+        return f"{layers[layer]}.{tensor}" if layer in layers else name
+
+    return KeyMap(rename, **options)
+
+
+def _resnet_rename(name: str) -> str | None:
+    if name.startswith("fc."):
+        return None
+    name = re.sub(r"^layer(\d)", lambda match: f"conv{int(match[1]) + 1}_x", name)
+    return name.replace(".downsample.", ".shortcut.")
+
+
+_FCN = {
+    "trunk": "trunk.",
+    "classifier": {"classifier.0": "fc6", "classifier.3": "fc7"},
+    "fresh": r"(score_|upscore)",
+    "reshape": r"fc[67]\.weight",
+}
+
+# (kind of source, class of target): the one place where a new pair is added.
+MAPS: dict[tuple[str, str], KeyMap] = {
+    ("torchvision vgg16", "VGG16"): _vgg_map(False),
+    ("torchvision vgg16_bn", "VGG16"): _vgg_map(True),
+    ("torchvision vgg16", "FCN"): _vgg_map(False, **_FCN),
+    ("torchvision resnet", "ResNet"): KeyMap(_resnet_rename),
+}
+
+
+def _kind(names: Mapping[str, Tensor]) -> str:
+    """Name the reference library and family that a state dict comes from, by its keys."""
+    if "features.0.weight" in names and "classifier.0.weight" in names:
+        return "torchvision vgg16_bn" if "features.1.running_mean" in names else "torchvision vgg16"
+    if "layer1.0.conv1.weight" in names and "conv1.weight" in names:
+        return "torchvision resnet"
+    return "unknown"
+
+
+def _find_map(kind: str, target: nn.Module) -> KeyMap:
+    for cls in type(target).__mro__:
+        if (kind, cls.__name__) in MAPS:
+            return MAPS[kind, cls.__name__]
+    known = "; ".join(f"{source} into {cls}" for source, cls in MAPS)
+    raise ValueError(f"No key map from a source of kind '{kind}' into {type(target).__name__}. Known: {known}.")
+
+
+def _some(names) -> str:
+    names = sorted(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _match(source: Mapping[str, Tensor], own: Mapping[str, Tensor], key_map: KeyMap):
+    """Pair the names and refuse whatever stays unpaired without the map saying so."""
+    renamed = {name: key_map.rename(name) for name in source}
+    copied = tuple((name, target) for name, target in renamed.items() if target is not None)
+    left = tuple(name for name, target in renamed.items() if target is None)
+    reached = {target for _, target in copied}
+    fresh = tuple(name for name in own if name not in reached)
+    nowhere = [name for name, target in copied if target not in own]
+    if nowhere:
+        raise ValueError(f"The source's {_some(nowhere)} have no place in the target: is it the same architecture?")
+    missing = [name for name in fresh if not re.match(key_map.fresh, name)]
+    if missing:
+        raise ValueError(f"The target's {_some(missing)} find no tensor in the source: is it the same architecture?")
+    return copied, left, fresh
+
+
+def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> Report:
+    """Copy the tensors of a reference network into one of the from-scratch models.
+
+    Args:
+        source: the reference network, or its state dict.
+        target: the model to fill, in place; dtype and device stay the target's.
+
+    Returns:
+        Report: what was copied, left out, and kept fresh; it prints as a short table.
+
+    Raises:
+        ValueError: no map for this pair, a tensor on either side that the map does not mention, or a shape that
+            differs. The target is then unchanged.
+    """
+    source = source.state_dict() if isinstance(source, nn.Module) else source
+    key_map = _find_map(_kind(source), target)
+    own = target.state_dict()
+    copied, left, fresh = _match(source, own, key_map)
+    tensors = {}
+    for name, place in copied:
+        tensor, wanted = source[name], own[place].shape
+        if re.match(key_map.reshape, place) and tensor.numel() == wanted.numel() and tensor.shape[0] == wanted[0]:
+            # A fully connected layer reads a flattened (C, h, w) map: the same order that a kernel is stored in.
+            tensor = tensor.reshape(wanted)
+        if tensor.shape != wanted:
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)} in the source, but {place} is {tuple(wanted)} in the target: "
+                "build the target with the source's widths and in_channels."
+            )
+        tensors[place] = tensor
+    with torch.no_grad():
+        for place, tensor in tensors.items():
+            own[place].copy_(tensor)
+    return Report(copied, left, fresh)
+
+
+# Class of the model: how torchvision enumerates the weights of its trunk.
+_IMAGENET: dict[str, Callable[[nn.Module], str]] = {
+    "FCN": lambda model: "VGG16_Weights.IMAGENET1K_V1",
+    "VGG16": lambda model: f"VGG16{'_BN' if hasattr(model.stage1, 'bn1_1') else ''}_Weights.IMAGENET1K_V1",
+    "ResNet": lambda model: f"ResNet{model.depth}_Weights.IMAGENET1K_V1",
+}
+
+
+@cache
+def _say_licence(weights: str) -> None:
+    print(f"{weights}: from torchvision (BSD-3-Clause), trained on ImageNet, whose images are for research use.")
+
+
+def _download(url: str, progress: bool) -> dict[str, Tensor]:
+    """Fetch into torch hub's cache; the file's name carries its hash, which is checked before the file is kept."""
+    return torch.hub.load_state_dict_from_url(
+        url, map_location="cpu", progress=progress, check_hash=True, weights_only=True
+    )
+
+
+def _fetch_imagenet(model: nn.Module, progress: bool) -> dict[str, Tensor]:
+    name = next((_IMAGENET[cls.__name__](model) for cls in type(model).__mro__ if cls.__name__ in _IMAGENET), None)
+    if name is None:
+        known = ", ".join(_IMAGENET)
+        raise ValueError(f"There are no ImageNet weights for {type(model).__name__}; there are for {known}.")
+    from torchvision.models import get_weight  # costs seconds to import, so only here
+
+    url = get_weight(name).url
+    try:
+        tensors = _download(url, progress)
+    except OSError as error:
+        raise WeightsError(
+            f"{url} could not be fetched ({error}): connect to the internet once, or pass path= to a local copy."
+        ) from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise WeightsError(
+            f"The file fetched from {url} is damaged ({error}): delete it from {torch.hub.get_dir()} and try again."
+        ) from error
+    _say_licence(name)
+    return tensors
+
+
+def _read(path: str | Path) -> dict[str, Tensor]:
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path} is not a file: pass the path of a .safetensors or .pth file of weights.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has its own errors, and a reader needs one answer
+        raise WeightsError(
+            f"{path} could not be read as weights: it must be .safetensors or a saved state dict."
+        ) from error
+    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise WeightsError(f"{path} holds no plain state dict: save model.state_dict() and pass that file.")
+    return dict(tensors)
+
+
+def load_pretrained(
+    model: nn.Module, name: str = "imagenet", *, path: str | Path | None = None, progress: bool = True
+) -> Report:
+    """Fill a model with published weights.
+
+    Args:
+        model: an FCN, a `VGG16` or a `ResNet` of the paper's widths.
+        name: "imagenet": torchvision's classification weights for the model's trunk.
+        path: a local file instead (.safetensors, or .pth read with ``weights_only=True``): torchvision's weights,
+            or a state dict of the model itself.
+        progress: show the download's progress.
+
+    Returns:
+        Report: what was copied, left out, and kept fresh.
+
+    Raises:
+        ValueError: an unknown name, or weights that do not fit the model.
+        WeightsError: the file could not be fetched or read.
+    """
+    if path is None and name != "imagenet":
+        raise ValueError(f'There are no weights named "{name}"; choose "imagenet", or pass path= to a file.')
+    tensors = _fetch_imagenet(model, progress) if path is None else _read(path)
+    own = model.state_dict()
+    if tensors.keys() == own.keys():
+        mismatch = [key for key in own if own[key].shape != tensors[key].shape]
+        if mismatch:
+            raise ValueError(f"{_some(mismatch)} differ in shape: build the model as the one that was saved.")
+        model.load_state_dict(tensors)
+        return Report(tuple((key, key) for key in own), (), ())
+    return transplant(tensors, model)
