@@ -102,6 +102,30 @@ def cut(field: np.ndarray, draws: Draws, height: int, width: int) -> np.ndarray:
     return field[rows[:, None], (left + np.arange(width)) % NOISE_PERIOD]
 
 
+@functools.lru_cache(maxsize=1)
+def _grain() -> np.ndarray:
+    """White noise to cut from, (6, 768, 768): drawing new numbers for every pixel would cost as much as a scene."""
+    return np.random.default_rng(271).standard_normal((6, NOISE_PERIOD + 256, NOISE_PERIOD + 256), dtype=np.float32)
+
+
+def add_noise(image: np.ndarray, sigma: float, draws: Draws) -> None:
+    """Add Gaussian sensor noise in place, independent between pixels and between channels of one image.
+
+    Args:
+        image: (C, H, W) float32.
+        sigma: Standard deviation.
+        draws: Source of randomness.
+    """
+    height, width = image.shape[1:]
+    if height > 256 or width > 256:
+        image += np.float32(sigma) * draws.generator.standard_normal(image.shape, dtype=np.float32)
+        return
+    first = draws.whole(0, 5)
+    for channel, plane in enumerate(image):
+        piece = cut(_grain()[(first + channel) % 6], draws, height, width)
+        plane += np.float32(sigma) * piece[:: draws.pick((1, -1)), :: draws.pick((1, -1))]
+
+
 def void_borders(label: np.ndarray, width: int) -> np.ndarray:
     """Mark every pixel within ``width`` pixels (city-block) of another class as void.
 
