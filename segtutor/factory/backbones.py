@@ -6,7 +6,7 @@ The one file of the factory that imports timm. Adding a backbone takes a datacla
     def mynet(config, in_channels): return TimmBackbone("mynet", config, in_channels)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -68,8 +68,8 @@ def list_backbones() -> list[str]:
 def parse_backbone(config) -> object:
     """Validate the backbone section (or a whole configuration) into its dataclass of settings."""
     section = section_of(config, "backbone")
-    name = section.get("type") if isinstance(section, dict) else section
-    if name not in BACKBONES:
+    name = section.get("type") if isinstance(section, Mapping) else section
+    if not isinstance(name, str) or name not in BACKBONES:
         raise ConfigError(f"backbone.type: {name!r} is unknown; {nearest(name, list_backbones())}")
     return parse(BACKBONES[name][0], section, "backbone")
 
@@ -88,7 +88,7 @@ def create_backbone(config, in_channels: int | None = None) -> nn.Module:
         ConfigError: an unknown or impossible setting, with its key path.
     """
     if in_channels is None:
-        in_channels = config.get("in_channels", 3) if isinstance(config, dict) else 3
+        in_channels = config.get("in_channels", 3) if isinstance(config, Mapping) else 3
     settings = parse_backbone(config)
     return BACKBONES[settings.type][1](settings, in_channels)
 
@@ -104,6 +104,34 @@ def get_backbone_channels(config) -> list[int]:
         config = {**vars(settings), "pretrained": False}
     with torch.device("meta"):  # shapes without storage
         return list(create_backbone(config).channels)
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Read a weights file without executing anything that is in it."""
+    if not Path(path).is_file():
+        raise ConfigError(f"backbone.pretrained: there is no file {path}.")
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each way of being no weights file has its own type
+        raise ConfigError(f"backbone.pretrained: {path} could not be read as a state dict.") from error
+
+
+def check_names(tensors: dict[str, Tensor], name: str, path: str) -> None:
+    """Refuse a file of another network: timm itself would fill what happens to match and warn."""
+    import timm
+
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    classifier = network.pretrained_cfg["classifier"]
+    other = [key for key in tensors.keys() ^ network.state_dict().keys() if not key.startswith(classifier)]
+    if other:
+        raise ConfigError(
+            f"backbone.pretrained: {path} is not of {name}: {len(other)} tensors differ by name, such as {min(other)}."
+        )
 
 
 class TimmBackbone(nn.Module):
@@ -126,18 +154,19 @@ class TimmBackbone(nn.Module):
 
         weights = {"pretrained": config.pretrained is True}
         if isinstance(config.pretrained, str):
-            if not Path(config.pretrained).is_file():
-                raise ConfigError(f"backbone.pretrained: there is no file {config.pretrained}.")
-            weights = {"pretrained": True, "pretrained_cfg_overlay": {"file": config.pretrained}}
-        self.network = timm.create_model(
-            name,
-            features_only=True,
-            out_indices=(1, 2, 3, 4),
-            output_stride=config.output_stride,
-            in_chans=in_channels,
-            **weights,
-            **options,
-        )
+            tensors = read_weights(config.pretrained)
+            check_names(tensors, name, config.pretrained)
+            weights = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": tensors}}
+        network = {"out_indices": (1, 2, 3, 4), "output_stride": config.output_stride, "in_chans": in_channels}
+        try:
+            self.network = timm.create_model(name, features_only=True, **network, **weights, **options)
+        except Exception as error:
+            if config.pretrained is False:
+                raise
+            raise ConfigError(
+                f"backbone.pretrained: the weights of {name} could not be fetched or do not fit ({error}): connect to "
+                "the internet once, give the path of a local file, or use false."
+            ) from error
         self.channels = tuple(self.network.feature_info.channels())
         self.strides = tuple(self.network.feature_info.reduction())
 

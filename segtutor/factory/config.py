@@ -79,7 +79,9 @@ def _check(value: Any, hint: Any, path: str) -> Any:
         return value
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
-        if value in choices and not isinstance(value, bool):
+        if type(value) is not type(choices[0]):
+            raise ConfigError(f"{path}: {value!r} is a {type(value).__name__}; {nearest('', choices)}")
+        if value in choices:
             return value
         raise ConfigError(f"{path}: {value!r} is not possible; {nearest(value, choices)}")
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -8,10 +8,10 @@ Section 3.2 (a block learns what to add to its input), Figure 5 (the two kinds o
 * The average pool and the classifier are left out: the trunk returns feature maps.
 * The stride of a bottleneck sits on its 3x3 convolution, as in torchvision ("ResNet v1.5"); the paper puts it on the
   first 1x1, which never looks at three of every four positions. Parameters are the same.
-* ``output_stride`` 16 or 8 replaces the last strides by dilation (Yu et al. 2017, arXiv 1705.09914, and DeepLab). In
-  the first block of a dilated stage, torchvision and timm keep the dilation of the stage before
-  (``first_block="previous"``, the default); PSPNet's released code uses the new one (``first_block="new"``).
-  Parameters are the same, the function is not.
+* ``output_stride`` 16 or 8 replaces the last strides by dilation (Yu et al. 2017, arXiv 1705.09914, and DeepLab). The
+  convolution that loses its stride still reads the map of the stage before, so torchvision and timm leave it that
+  stage's dilation (``first_block="previous"``, the default); PSPNet's released code gives it the new one
+  (``first_block="new"``). Parameters are the same, the function is not.
 
 **Shapes.** images (B, in_channels, H, W) to [conv2_x, conv3_x, conv4_x, conv5_x], at 1/4, 1/8, 1/16 and 1/32 of the
 input's sides, rounded up (no smaller than 1/output_stride).
@@ -36,9 +36,10 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int = 1, dilation: int = 1):
+    def __init__(self, in_channels: int, width: int, stride: int, dilations: tuple[int, int]):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, dilation, dilation, bias=False)
+        first, dilation = dilations
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, first, first, bias=False)
         self.bn1 = BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
         self.bn2 = BatchNorm2d(width)
@@ -56,8 +57,9 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int = 1, dilation: int = 1):
+    def __init__(self, in_channels: int, width: int, stride: int, dilations: tuple[int, int]):
         super().__init__()
+        dilation = dilations[0]  # one 3x3 per block, and it is the one that may stride
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, bias=False)
@@ -78,13 +80,13 @@ def residual_stage(
     block: type, in_channels: int, width: int, blocks: int, stride: int, first_dilation: int, dilation: int
 ) -> nn.Sequential:
     """``blocks`` blocks at one resolution: (B, in_channels, h, w) to (B, width * expansion, h/stride, w/stride)."""
-    first = block(in_channels, width, stride, first_dilation)
-    rest = [block(width * block.expansion, width, 1, dilation) for _ in range(blocks - 1)]
+    first = block(in_channels, width, stride, (first_dilation, dilation))
+    rest = [block(width * block.expansion, width, 1, (dilation, dilation)) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
 
 
 def stage_plan(output_stride: int, first_block: str) -> list[tuple[int, int, int]]:
-    """(stride, dilation of the first block, dilation of the others) of conv2_x .. conv5_x."""
+    """(stride, dilation of the convolution that strides, dilation after it) of conv2_x .. conv5_x."""
     plan, reached, dilation = [(1, 1, 1)], 4, 1
     for _ in range(3):
         previous = dilation
@@ -119,7 +121,7 @@ class ResNet(nn.Module):
         in_channels: channels of the images.
         widths: base widths of conv2_x .. conv5_x; a bottleneck's output has four times as many channels.
         output_stride: 32 as in the paper; 16 or 8 dilate instead of striding.
-        first_block: dilation of a dilated stage's first block, "previous" or "new" (see the ledger).
+        first_block: dilation where a stage's stride was, "previous" or "new" (see the ledger).
 
     Attributes:
         channels: channels of the four maps that the network returns.

@@ -6,7 +6,7 @@ Adding a head takes a dataclass of settings and a module, in a file that is impo
     class MyHead(nn.Module): ...    # __init__(config, channels, num_classes), forward(features) -> HeadOutput
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -54,8 +54,8 @@ def list_heads() -> list[str]:
 def parse_head(config) -> object:
     """Validate the head section (or a whole configuration) into its dataclass of settings."""
     section = section_of(config, "head")
-    name = section.get("type") if isinstance(section, dict) else section
-    if name not in HEADS:
+    name = section.get("type") if isinstance(section, Mapping) else section
+    if not isinstance(name, str) or name not in HEADS:
         raise ConfigError(f"head.type: {name!r} is unknown; {nearest(name, list_heads())}")
     return parse(HEADS[name][0], section, "head")
 

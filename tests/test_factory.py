@@ -1,0 +1,237 @@
+"""The factory: the reference libraries' numbers, and errors that a reader of a YAML file can act on."""
+
+from dataclasses import dataclass, is_dataclass
+
+import pytest
+import timm
+import torch
+import torchvision
+from contract import ModelContract, images, perturb_norms, seeded
+from safetensors.torch import save_file
+from torch import nn
+
+from segtutor import factory
+from segtutor.factory import (
+    ConfigError,
+    Features,
+    HeadOutput,
+    backbones,
+    create,
+    create_backbone,
+    create_head,
+    create_model,
+    heads,
+)
+
+RESNET18 = {"type": "resnet", "depth": 18}
+
+
+def build(num_classes, in_channels=3):
+    return create_model("resnet18-fcn", num_classes=num_classes, in_channels=in_channels)
+
+
+class TestFactory(ModelContract):
+    models = {"resnet18-fcn": build}
+    overfit = (15, 1e-3)
+
+
+@pytest.mark.parametrize("in_channels", [3, 1])
+@pytest.mark.parametrize(("depth", "output_stride"), [(18, 32), (18, 8), (50, 16)])
+@torch.no_grad()
+def test_backbone_is_timms(depth, output_stride, in_channels):
+    theirs = timm.create_model(
+        f"resnet{depth}",
+        features_only=True,
+        out_indices=(1, 2, 3, 4),
+        output_stride=output_stride,
+        in_chans=in_channels,
+    )
+    theirs = perturb_norms(theirs).eval()
+    config = {"type": "resnet", "depth": depth, "output_stride": output_stride}
+    ours = create_backbone(config, in_channels).eval()
+    ours.network.load_state_dict(theirs.state_dict())  # strict: the same names
+    x = images(2, in_channels, 65, 97)
+    features = ours(x)
+    for our, their in zip(features.maps, theirs(x), strict=True):
+        assert our.equal(their)
+    assert features.channels == tuple(map_.shape[1] for map_ in features.maps) == ours.channels
+    assert features.strides == tuple(min(stride, output_stride) for stride in (4, 8, 16, 32)) == ours.strides
+    for map_, stride in zip(features.maps, features.strides, strict=True):
+        assert map_.shape[2:] == (-(-65 // stride), -(-97 // stride))
+
+
+@torch.no_grad()
+def test_dilated_resnet_with_this_head_is_torchvisions_fcn_resnet50():
+    theirs = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=5)
+    theirs = perturb_norms(theirs).double().eval()
+    ours = create_model({"backbone": {"type": "resnet", "output_stride": 8}, "head": "fcn", "num_classes": 5})
+    ours = ours.double().eval()
+    names = {"backbone.": "backbone.network.", "classifier.0.": "head.project.0.", "classifier.1.": "head.project.1."}
+    names["classifier.4."] = "head.classifier."
+    state = {}
+    for name, tensor in theirs.state_dict().items():
+        prefix = next(prefix for prefix in names if name.startswith(prefix))
+        state[names[prefix] + name.removeprefix(prefix)] = tensor
+    ours.load_state_dict(state)
+    x = images(1, 3, 65, 72, dtype=torch.float64)
+    assert (ours(x) - theirs(x)["out"]).abs().max() == 0.0
+
+
+def test_the_head_returns_logits_and_what_they_are_read_from():
+    model = seeded(create_model, "resnet18-fcn", num_classes=7).eval()
+    features, output = model.forward_head(images(2, 3, 64, 96))
+    assert isinstance(features, Features) and isinstance(output, HeadOutput)
+    assert output.embedding.shape == (2, 128, 2, 3) and output.logits.shape == (2, 7, 2, 3)
+    assert model.head.classifier(output.embedding).equal(output.logits)
+    wide = create_head({"type": "fcn", "proj_dim": 32, "dropout": 0}, [8, 8, 8, 16], 2)
+    maps = [images(2, c, 4, 4) for c in (8, 8, 8, 16)]
+    assert wide(Features(*maps, channels=(8, 8, 8, 16), strides=(4, 8, 16, 32))).embedding.shape[1] == 32
+
+
+def test_short_names_are_configurations():
+    short = create_model("resnet34-fcn", num_classes=11)
+    long = create_model({"backbone": {"type": "resnet", "depth": 34}, "head": {"type": "fcn"}, "num_classes": 11})
+    assert {name: value.shape for name, value in short.state_dict().items()} == {
+        name: value.shape for name, value in long.state_dict().items()
+    }
+    assert create_model("resnet-fcn", num_classes=2).backbone.channels == (256, 512, 1024, 2048), "the default depth"
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_channels_are_known_without_weights(monkeypatch, depth, pretrained):
+    built, build = [], timm.create_model
+
+    def spy(name, **options):
+        built.append((build(name, **options), options))
+        return built[-1][0]
+
+    monkeypatch.setattr(timm, "create_model", spy)
+    config = {"backbone": {"type": "resnet", "depth": depth, "pretrained": pretrained}, "head": {"type": "fcn"}}
+    channels = factory.get_backbone_channels(config)
+    assert channels == ([64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048])
+    ((network, options),) = built
+    assert options["pretrained"] is False
+    assert all(tensor.is_meta for tensor in network.state_dict().values())
+
+
+@pytest.mark.parametrize("in_channels", [3, 1])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_pretrained_weights_from_a_file(tmp_path, suffix, in_channels):
+    saved = perturb_norms(timm.create_model("resnet18"))
+    path = tmp_path / f"weights{suffix}"
+    save_file(saved.state_dict(), path) if suffix == ".safetensors" else torch.save(saved.state_dict(), path)
+    backbone = create_backbone({**RESNET18, "pretrained": str(path)}, in_channels).network
+    assert backbone.layer4[1].bn2.running_var.equal(saved.layer4[1].bn2.running_var)
+    first = saved.conv1.weight if in_channels == 3 else saved.conv1.weight.sum(1, keepdim=True)
+    torch.testing.assert_close(backbone.conv1.weight, first)
+
+
+def test_pretrained_weights_that_cannot_be_had(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="backbone.pretrained: there is no file"):
+        create_backbone({**RESNET18, "pretrained": str(tmp_path / "missing.pth")})
+    (tmp_path / "broken.pth").write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match="backbone.pretrained: .* could not be read"):
+        create_backbone({**RESNET18, "pretrained": str(tmp_path / "broken.pth")})
+    torch.save(timm.create_model("resnet34").state_dict(), tmp_path / "deeper.pth")
+    with pytest.raises(ConfigError, match="backbone.pretrained: .* is not of resnet18"):
+        create_backbone({**RESNET18, "pretrained": str(tmp_path / "deeper.pth")})
+
+    def offline(name, pretrained, **options):
+        assert pretrained is True
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(ConfigError, match="backbone.pretrained: .*Name or service not known.*local file"):
+        create_backbone({**RESNET18, "pretrained": True})
+
+
+GOOD = {"backbone": RESNET18, "head": {"type": "fcn"}, "num_classes": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"backbone": {"type": "resnt"}}, "backbone.type: 'resnt' is unknown; did you mean 'resnet'"),
+        ({"backbone": {"type": ["resnet"]}}, "backbone.type"),
+        ({"backbone": {"depth": 18}}, "backbone"),
+        ({"backbone": {**RESNET18, "dept": 18}}, "backbone.dept: unknown key; did you mean 'depth'"),
+        ({"backbone": {**RESNET18, "depth": 19}}, "backbone.depth: 19 is not possible.*18, 34, 50"),
+        ({"backbone": {**RESNET18, "depth": "18"}}, "backbone.depth: '18' is a str"),
+        ({"backbone": {**RESNET18, "output_stride": 4}}, "backbone.output_stride: 4 .*32, 16, 8"),
+        ({"backbone": {**RESNET18, "pretrained": 1}}, "backbone.pretrained: 1 is a int, expected bool or str"),
+        ({"backbone": 18}, "backbone"),
+        ({"head": {"type": "fnc"}}, "head.type: 'fnc' is unknown; did you mean 'fcn'"),
+        ({"head": {"type": "fcn", "dropout": "much"}}, "head.dropout: 'much' is a str, expected float"),
+        ({"head": None}, "head"),
+        ({"num_classes": 0}, "num_classes: 0 is too small"),
+        ({"num_classes": True}, "num_classes: True is a bool"),
+        ({"in_channels": 0}, "in_channels: 0"),
+        ({"num_clases": 4}, "num_clases: unknown key; did you mean 'num_classes'"),
+    ],
+    ids=str,
+)
+def test_errors_name_the_key_and_the_nearest_choice(change, says):
+    with pytest.raises(ConfigError, match=says):
+        create_model({**GOOD, **change})
+
+
+@pytest.mark.parametrize("missing", GOOD)
+def test_missing_keys_are_named(missing):
+    with pytest.raises(ConfigError, match=f"{missing}: missing"):
+        create_model({key: value for key, value in GOOD.items() if key != missing})
+
+
+@pytest.mark.parametrize("name", ["resnet18", "", "-fcn", "18-fcn", 7])
+def test_short_names_that_are_none(name):
+    with pytest.raises(ConfigError, match="config: .*resnet18-fcn"):
+        create_model(name, num_classes=2)
+
+
+def test_configuration_is_not_changed():
+    config = {"backbone": dict(RESNET18), "head": {"type": "fcn"}}
+    create_model(config, num_classes=3)
+    assert config == {"backbone": RESNET18, "head": {"type": "fcn"}}
+    settings = create.parse_config(GOOD)
+    assert is_dataclass(settings.backbone) and settings.backbone.output_stride == 32
+    with pytest.raises(AttributeError):
+        settings.backbone.depth = 50
+
+
+def test_lists_and_registration(monkeypatch):
+    monkeypatch.setattr(backbones, "BACKBONES", dict(backbones.BACKBONES))
+    monkeypatch.setattr(create, "BACKBONES", backbones.BACKBONES)
+    monkeypatch.setattr(heads, "HEADS", dict(heads.HEADS))
+    monkeypatch.setattr(create, "HEADS", heads.HEADS)
+
+    @dataclass(frozen=True)
+    class Plain:
+        type: str
+        pretrained: bool = False
+
+    @factory.register_backbone("pools", Plain)
+    class Pools(nn.Module):
+        channels, strides = (3, 3, 3, 3), (4, 8, 16, 32)
+
+        def __init__(self, config, in_channels):
+            super().__init__()
+
+        def forward(self, x):
+            maps = [nn.functional.avg_pool2d(x, stride) for stride in self.strides]
+            return Features(*maps, channels=self.channels, strides=self.strides)
+
+    @factory.register_head("finest", Plain)
+    class Finest(nn.Module):
+        def __init__(self, config, channels, num_classes):
+            super().__init__()
+            self.score = nn.Conv2d(channels[0], num_classes, 1)
+
+        def forward(self, features):
+            return HeadOutput(self.score(features.c1), features.c1)
+
+    assert factory.list_backbones() == ["pools", "resnet"] and factory.list_heads() == ["fcn", "finest"]
+    assert create_model("pools-finest", num_classes=2)(images(1, 3, 64, 64)).shape == (1, 2, 64, 64)
+    with pytest.raises(ConfigError, match="already registered"):
+        factory.register_head("finest", Plain)(Finest)
+    with pytest.raises(ConfigError, match="already registered"):
+        factory.register_backbone("pools", Plain)(Pools)

@@ -1,0 +1,203 @@
+"""Transplanting and loading, with small files that the tests make; nothing here reaches the network."""
+
+import copy
+import pickle
+import urllib.error
+
+import pytest
+import torch
+import torchvision
+from contract import images, perturb_norms, seeded
+from safetensors.torch import save_file
+from torch import nn
+
+from segtutor import weights
+from segtutor.models.fcn import FCN8s, FCN32s
+from segtutor.models.resnet import ResNet
+from segtutor.models.vgg import VGG16
+from segtutor.weights import WeightsError, load_pretrained, transplant
+
+WIDTHS, HIDDEN = (2, 3, 4, 5, 6), 7
+NARROW = {"widths": WIDTHS, "hidden": HIDDEN}
+
+
+def narrow_vgg(batch_norm=False):
+    """torchvision's VGG-16, a few channels wide."""
+    cfg = [width for w, depth in zip(WIDTHS, (2, 2, 3, 3, 3), strict=True) for width in [w] * depth + ["M"]]
+    network = nn.Module()
+    network.features = torchvision.models.vgg.make_layers(cfg, batch_norm=batch_norm)
+    layers = (nn.Linear(WIDTHS[-1] * 49, HIDDEN), nn.ReLU(), nn.Dropout(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU())
+    network.classifier = nn.Sequential(*layers, nn.Dropout(), nn.Linear(HIDDEN, 10))
+    return perturb_norms(network).eval()
+
+
+def narrow_resnet(depth=18):
+    network = getattr(torchvision.models, f"resnet{depth}")(weights=None, num_classes=4)
+    return perturb_norms(network).eval()
+
+
+@pytest.fixture
+def downloader(monkeypatch):
+    """Stand in for torch hub: record the call, answer with ``answer`` or raise it."""
+    calls = []
+
+    def fetch(url, **options):
+        calls.append((url, options))
+        if isinstance(fetch.answer, BaseException):
+            raise fetch.answer
+        return fetch.answer
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    fetch.calls = calls
+    weights._say_licence.cache_clear()
+    return fetch
+
+
+def test_report_says_what_was_copied_left_and_kept():
+    report = transplant(narrow_vgg(), FCN8s(3, **NARROW))
+    assert len(report.copied) == 2 * 15
+    assert ("features.28.weight", "trunk.stage5.conv5_3.weight") in report.copied
+    assert ("classifier.3.bias", "fc7.bias") in report.copied
+    assert report.left == ("classifier.6.weight", "classifier.6.bias")
+    assert {name.split(".")[0] for name in report.fresh} == {
+        "score_fr", "score_pool4", "score_pool3", "upscore2", "upscore_pool4", "upscore8",
+    }  # fmt: skip
+    text = str(report)
+    assert "30 tensors" in text and "classifier.6.bias" in text and "score_fr.weight" in text
+
+
+@torch.no_grad()
+def test_copied_values_arrive_and_the_rest_stays():
+    source, target = narrow_vgg().double(), FCN32s(3, **NARROW).double().eval()
+    upscore = target.upscore32.weight.clone()
+    transplant(source, target)
+    assert target.upscore32.weight.equal(upscore)
+    x = images(1, 3, 224, 224, dtype=torch.float64)
+    expected = source.classifier[:5](source.features(x).flatten(1))[0]
+    torch.testing.assert_close(target.classify(x)[2][0, :, 3, 3], expected, rtol=0, atol=1e-10)
+
+
+def test_the_targets_dtype_stays():
+    target = VGG16(widths=WIDTHS).double()
+    transplant(narrow_vgg(), target)
+    assert target.stage1.conv1_1.weight.dtype == torch.float64
+
+
+def test_batch_norm_statistics_travel():
+    source, target = narrow_vgg(batch_norm=True), VGG16(widths=WIDTHS, batch_norm=True)
+    transplant(source, target)
+    assert target.stage1.bn1_2.running_var.equal(source.features[4].running_var)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "says"),
+    [
+        (lambda: narrow_vgg(batch_norm=True), lambda: VGG16(widths=WIDTHS), "no place in the target"),
+        (narrow_vgg, lambda: VGG16(widths=WIDTHS, batch_norm=True), "find no tensor in the source"),
+        (narrow_vgg, lambda: VGG16(widths=(2, 3, 4, 5, 8)), r"\(6, 5, 3, 3\) in the source.*\(8, 5, 3, 3\)"),
+        (narrow_vgg, lambda: FCN8s(3, in_channels=1, **NARROW), "in_channels"),
+        (narrow_vgg, lambda: ResNet(18), "No key map"),
+        (lambda: nn.Linear(2, 2), lambda: VGG16(widths=WIDTHS), "unknown"),
+        (narrow_resnet, lambda: ResNet(34), "find no tensor in the source"),
+        (lambda: {**narrow_resnet().state_dict(), "extra": torch.zeros(1)}, lambda: ResNet(18), "extra"),
+    ],
+    ids=["bn into plain", "plain into bn", "widths", "channels", "pair", "kind", "depth", "extra tensor"],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_copied(source, target, says):
+    target = seeded(target)
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(ValueError, match=says):
+        transplant(source(), target)
+    assert all(value.equal(before[name]) for name, value in target.state_dict().items())
+
+
+def test_imagenet_weights_come_from_torchvisions_address_with_their_hash_checked(downloader, capsys):
+    source = narrow_vgg()
+    downloader.answer = source.state_dict()
+    model = FCN8s(3, **NARROW)
+    report = load_pretrained(model, progress=False)
+    assert len(report.copied) == 30 and model.fc7.bias.equal(source.classifier[3].bias)
+    ((url, options),) = downloader.calls
+    assert url == torchvision.models.VGG16_Weights.IMAGENET1K_V1.url
+    assert options["check_hash"] is True and options["weights_only"] is True and options["progress"] is False
+    load_pretrained(model, progress=False)
+    printed = capsys.readouterr().out
+    assert printed.count("ImageNet") == 1 and "research" in printed and "BSD" in printed
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "expected"),
+    [
+        (lambda: VGG16(widths=WIDTHS), narrow_vgg, "VGG16_Weights"),
+        (lambda: VGG16(widths=WIDTHS, batch_norm=True), lambda: narrow_vgg(True), "VGG16_BN_Weights"),
+        (lambda: ResNet(18), narrow_resnet, "ResNet18_Weights"),
+    ],
+)
+def test_each_trunk_asks_for_its_own_weights(downloader, model, source, expected):
+    downloader.answer = source().state_dict()
+    load_pretrained(model())
+    assert downloader.calls[0][0] == getattr(torchvision.models, expected).IMAGENET1K_V1.url
+
+
+@pytest.mark.parametrize(
+    "error",
+    [urllib.error.URLError("Name or service not known"), ConnectionResetError("reset"), TimeoutError("timed out")],
+    ids=lambda error: type(error).__name__,
+)
+def test_without_a_network_one_sentence_says_what_to_do(downloader, error):
+    downloader.answer = error
+    with pytest.raises(WeightsError, match="could not be fetched.*path=") as caught:
+        load_pretrained(FCN8s(3, **NARROW))
+    assert "\n" not in str(caught.value) and "vgg16" in str(caught.value)
+
+
+def test_a_wrong_hash_says_what_to_do(downloader):
+    downloader.answer = RuntimeError('invalid hash value (expected "397923af", got "00000000")')
+    with pytest.raises(WeightsError, match="damaged.*delete"):
+        load_pretrained(FCN8s(3, **NARROW))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("own", [True, False], ids=["own state", "torchvision's"])
+def test_local_files(downloader, tmp_path, suffix, own):
+    saved = seeded(FCN8s, 3, seed=3, **NARROW) if own else narrow_vgg()
+    path = tmp_path / f"weights{suffix}"
+    state = {name: tensor.contiguous() for name, tensor in saved.state_dict().items()}
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    model = FCN8s(3, **NARROW)
+    load_pretrained(model, path=path)
+    first = saved.trunk.stage1.conv1_1 if own else saved.features[0]
+    assert model.trunk.stage1.conv1_1.weight.equal(first.weight)
+    assert downloader.calls == []
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("code of the file ran",))
+
+
+def test_a_file_that_carries_code_is_not_executed(tmp_path, capsys):
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": Bomb()}, path)
+    with pytest.raises(WeightsError, match="could not be read"):
+        load_pretrained(FCN8s(3, **NARROW), path=path)
+    path.write_bytes(pickle.dumps(Bomb(), protocol=2))
+    with pytest.raises(WeightsError, match="could not be read"):
+        load_pretrained(FCN8s(3, **NARROW), path=path)
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_files_and_names_that_cannot_be_used_are_refused(tmp_path):
+    model = FCN8s(3, **NARROW)
+    with pytest.raises(WeightsError, match="not a file"):
+        load_pretrained(model, path=tmp_path / "missing.pth")
+    torch.save({"epoch": 3}, tmp_path / "checkpoint.pth")
+    with pytest.raises(WeightsError, match="no plain state dict"):
+        load_pretrained(model, path=tmp_path / "checkpoint.pth")
+    torch.save(FCN8s(4, **NARROW).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="differ in shape"):
+        load_pretrained(model, path=tmp_path / "other.pth")
+    with pytest.raises(ValueError, match='"imagenet"'):
+        load_pretrained(model, "coco")
+    with pytest.raises(ValueError, match="no ImageNet weights for Linear"):
+        load_pretrained(nn.Linear(1, 1))
