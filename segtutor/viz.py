@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from matplotlib import colors as mcolors
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch, Polygon, Rectangle
 from torch import Tensor
 
 # Any two differ by 10 CIEDE2000 units or more, also as seen with protanopia, deuteranopia or tritanopia (tested).
@@ -193,12 +194,13 @@ def _hatch(axes, mask: np.ndarray, spec: Any) -> None:
     if not void.any():
         return
     height, width = mask.shape
-    rows, columns = np.mgrid[0:height, 0:width]
-    period = max(4, round(max(height, width) / 60))
-    stripes = void & ((rows + columns) % period < max(1, period // 4))
-    veil = np.zeros((height, width, 4))
-    veil[stripes] = (*mcolors.to_rgb("#8b929a"), 1)
-    axes.imshow(veil)
+    finer = math.ceil(480 / max(height, width))  # lines stay thin on a mask of few pixels
+    void = void.repeat(finer, 0).repeat(finer, 1)
+    rows, columns = np.indices(void.shape)
+    period = round(max(void.shape) / 60)
+    veil = np.zeros((*void.shape, 4))
+    veil[void & ((rows + columns) % period < period // 4)] = (*mcolors.to_rgb("#8b929a"), 1)
+    axes.imshow(veil, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
 
 
 def _bare(axes, title: str | None = None) -> None:
@@ -255,9 +257,23 @@ def _handles(present: Sequence[int], spec: Any, count: int, void: bool, wrong: b
     return handles
 
 
+def _legend_columns(handles: list[Patch], width: float) -> int:
+    """The most legend columns that fit into `width` inches, filled as matplotlib does, top to bottom."""
+    widths = [29 + 5.3 * len(handle.get_label()) for handle in handles]  # points
+    for lines in range(1, len(handles)):
+        columns = math.ceil(len(handles) / lines)
+        if sum(max(part) for part in np.array_split(widths, columns)) <= 72 * width:
+            return columns
+    return 1
+
+
 def _legend_row(figure: Figure, handles: list[Patch]) -> None:
-    longest = max(len(handle.get_label()) for handle in handles)
-    columns = max(1, min(len(handles), int(figure.get_size_inches()[0] * 72 / (34 + 5.2 * longest))))
+    """A legend under the figure; makes the figure as much taller as that needs."""
+    if not handles:
+        return
+    width, height = figure.get_size_inches()
+    columns = _legend_columns(handles, width)
+    figure.set_size_inches(width, height + 0.12 + 0.17 * math.ceil(len(handles) / columns))
     figure.legend(
         handles=handles,
         loc="outside lower center",
@@ -266,6 +282,7 @@ def _legend_row(figure: Figure, handles: list[Patch]) -> None:
         handleheight=1.0,
         columnspacing=1.4,
         handletextpad=0.5,
+        borderpad=0.2,
     )
 
 
@@ -325,10 +342,11 @@ def show_panels(
     columns = 2 if single or predictions is None else 4
     lines = len(images) * per_sample // columns
     height, width = truths[0].shape
-    cell = (WIDTH - 0.1 * columns) / columns
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(WIDTH, lines * (cell * height / width + 0.26) + 0.5), squeeze=False
-    )
+    full = WIDTH * min(1.0, 0.75 * width / height) if columns == 2 else WIDTH  # square pictures would fill a screen
+    cell = (full - 0.1 * columns) / columns
+    heads = lines if columns == 2 else 1
+    tall = lines * (cell * height / width + 0.06) + 0.21 * heads + (0.3 if title else 0)
+    figure, axes = plt.subplots(lines, columns, figsize=(full, tall), squeeze=False)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
     flat = axes.ravel()
     wrong_anywhere = False
@@ -345,7 +363,14 @@ def show_panels(
         _show_mask(panel[2], np.where(true == _void(spec), _void(spec), predictions[number]), spec, heads[2])
         share = _show_error(panel[3], picture, true, predictions[number], spec)
         wrong_anywhere |= share > 0
-        _bare(panel[3], f"Error: {100 * share:.1f} % of pixels" if columns == 2 else f"Error: {100 * share:.1f} %")
+        if columns == 2:
+            _bare(panel[3], f"Error: {100 * share:.1f} % of pixels")
+            continue
+        _bare(panel[3], "Error" if number == 0 else None)
+        panel[3].text(
+            0.97, 0.05, f"{100 * share:.1f} %", transform=panel[3].transAxes, ha="right", va="bottom", fontsize=8.5,
+            bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1.5, "alpha": 0.9},
+        )  # fmt: skip
     present = np.unique(np.concatenate([m.ravel() for group in groups[1:] for m in group]))
     count = _count(spec, *(m for group in groups[1:] for m in group))
     has_void = bool((present == _void(spec)).any())
@@ -393,7 +418,7 @@ def overlay(image: Any, mask: Any, spec: Any = None, *, alpha: float = 0.55, tit
     if picture.shape[:2] != labels.shape:
         raise ValueError(f"image and mask differ in size: {picture.shape[:2]} and {labels.shape}")
     height, width = labels.shape
-    figure, axes = plt.subplots(figsize=(WIDTH * 0.72, WIDTH * 0.72 * height / width + 0.5))
+    figure, axes = plt.subplots(figsize=(WIDTH * 0.72, WIDTH * 0.72 * height / width + 0.25))
     void = labels == _void(spec)
     grey = np.repeat(picture.mean(-1, keepdims=True), 3, axis=-1)
     mixed = (1 - alpha) * grey + alpha * _painted(labels, spec)
@@ -497,7 +522,6 @@ def show_images(
         present = np.unique(np.concatenate([m.ravel() for m in masks]))
         count = _count(spec, *masks)
         shown = [int(i) for i in present if 0 <= i < count and i != _void(spec)]
-        figure.set_size_inches(WIDTH, figure.get_size_inches()[1] + 0.4)
         _legend_row(figure, _handles(shown, spec, count, bool((present == _void(spec)).any())))
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
@@ -552,9 +576,7 @@ def show_tensor(
             for j in range(width):
                 value = grid[i, j]
                 face, text = _cell(value, low, high, spec, digits)
-                axes.add_patch(
-                    Rectangle((left + j, top + i), 1, 1, facecolor=face, edgecolor="#ffffff", linewidth=1.2)
-                )
+                axes.add_patch(Rectangle((left + j, top + i), 1, 1, facecolor=face, edgecolor="#ffffff", linewidth=1.2))
                 size = min(9.5, 9.5 * unit / 0.46) * min(1.0, 4.6 / max(len(text), 1))
                 axes.text(
                     left + j + 0.5, top + i + 0.5, text, ha="center", va="center", fontsize=size, color=_ink_on(face)
@@ -741,9 +763,11 @@ def plot_bars(
             color=MUTED,
         )
     if len(series) > 1:
-        figure.legend(
+        axes.legend(
             handles=[Patch(color=SERIES[k % len(SERIES)], label=name) for k, name in enumerate(series)],
-            loc="outside upper left",
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            borderaxespad=0.2,
             ncols=len(series),
             handlelength=1.1,
             columnspacing=1.6,
@@ -753,3 +777,166 @@ def plot_bars(
             title, x=0.01, ha="left", fontsize=9.5, fontweight="bold"
         )
     return figure
+
+
+# ------------------------------------------------------------------------------------------------------- architecture
+LOWERS, KEEPS, RAISES = "#6aa5d8", "#cfdce8", "#f2ae72"
+
+
+@_styled
+def draw_architecture(
+    trace: Sequence[Any],
+    *,
+    skips: Sequence[tuple[str, str]] = (),
+    labels: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw a network as boxes from its own traced shapes, so that the picture cannot differ from the code.
+
+    Height and depth of a box grow with the logarithm of the map's sides, its thickness with that of the channels. A
+    box's colour says whether it lowers, keeps or raises the resolution. A grey arrow joins neighbours where the output
+    shape of one is the input shape of the next.
+
+    Args:
+        trace: rows of `probe.shape_trace`: each has name, in_shape and out_shape. At most 20.
+        skips: pairs of row names ("input" is the image) to join by an arrow above the boxes.
+        labels: {row name: text to write instead}.
+        title: line above the figure.
+
+    Raises:
+        ValueError: a skip names no row, or there are too many rows to draw.
+    """
+    rows = [row for row in trace if len(row.out_shape) >= 2]
+    if not rows or len(rows) > 20:
+        raise ValueError(f"draw_architecture draws 1 to 20 rows, got {len(rows)}: trace a smaller depth, or by names")
+    boxes = [("input", rows[0].in_shape, rows[0].in_shape)] + [(r.name, r.in_shape, r.out_shape) for r in rows]
+    known = [name for name, _, _ in boxes]
+    for pair in skips:
+        for name in pair:
+            if name not in known:
+                raise ValueError(f"a skip names {name!r}, which is none of the boxes: {', '.join(known)}")
+    sides = [_side(out) for _, _, out in boxes]
+    channels = [out[1] if len(out) != 3 else out[2] for _, _, out in boxes]
+    heights = _on_log_scale(sides, 0.32, 1.7)
+    thick = _on_log_scale(channels, 0.07, 0.42)
+    skew_x, skew_y = 0.26, 0.17  # of the height: how far the depth of a box runs to the right and up
+
+    gap, places, x = 0.2, [], 0.0
+    for (_, _, out), height, width in zip(boxes, heights, thick, strict=True):
+        depth = height if len(out) == 4 else 0.0  # tokens and vectors are flat
+        room = max(width + skew_x * depth, 0.5)  # space for the label
+        places.append((x + (room - width - skew_x * depth) / 2, width, height, depth, x + room / 2))
+        x += room + gap
+    total, reach = x - gap, max(heights) * (1 + skew_y) / 2  # of the tallest box above and below the axis
+    figure, axes = plt.subplots()
+    for (name, before, after), place in zip(boxes, places, strict=True):
+        _box(axes, place, _box_color(name, before, after), skew_x, skew_y)
+    for k in range(1, len(boxes)):
+        if _side(boxes[k][1]) == _side(boxes[k - 1][2]):
+            left, width, _, depth, _ = places[k - 1]
+            start, end = left + width + skew_x * depth * 0.5, places[k][0]
+            axes.annotate(
+                "", (end - 0.01, 0), (start + 0.02, 0), zorder=1,
+                arrowprops={"arrowstyle": "-|>,head_width=0.14,head_length=0.28", "color": MUTED, "linewidth": 0.9,
+                            "shrinkA": 0, "shrinkB": 0},
+            )  # fmt: skip
+    spans = sorted(((known.index(a), known.index(b)) for a, b in skips), key=lambda span: abs(span[1] - span[0]))
+    for level, (a, b) in enumerate(spans):
+        aside = 0.08 * sum(earlier[1] == b for earlier in spans[:level])  # arrowheads on one box stand side by side
+        _skip(axes, places[a], places[b], reach + 0.16 + 0.17 * level, skew_x, aside)
+    ceiling = reach + (0.26 + 0.17 * len(spans) if spans else 0.08)
+
+    scale = min(WIDTH / total, 1.15)  # inches per unit
+    reference = max(boxes[0][2][-2:])
+    room = (0.5 + gap) * scale * 72 - 3  # points, for the narrowest label
+    facts = [_box_facts(out, reference) for _, _, out in boxes]
+    size = float(np.clip(room / (0.6 * max(len(text) for lines in facts for text in lines)), 5.8, 8.2))
+    names = [_broken((labels or {}).get(name, name), room / (0.68 * size)) for name in known]
+    line = size * 1.3 / 72 / scale
+    deepest = max(len(name) for name in names)
+    for place, name, lines in zip(places, names, facts, strict=True):
+        for number, text in enumerate([*[""] * (deepest - len(name)), *name, *lines]):
+            strong = number < deepest
+            axes.text(
+                place[4], -reach - 0.08 - number * line, text, ha="center", va="top", fontsize=size,
+                color=INK if strong else MUTED, fontweight="bold" if strong else "normal",
+            )  # fmt: skip
+    floor = -reach - 0.12 - (deepest + 3) * line
+    axes.set(xlim=(-0.12, total + 0.12), ylim=(floor, ceiling))
+    axes.set_aspect("equal")
+    axes.axis("off")
+    figure.set_size_inches(max((total + 0.24) * scale, 3.2), (ceiling - floor) * scale + (0.3 if title else 0.0))
+    used = {_box_color(name, before, after) for name, before, after in boxes[1:]}
+    meaning = {LOWERS: "lowers the resolution", KEEPS: "keeps the resolution", RAISES: "raises the resolution"}
+    _legend_row(figure, [Patch(facecolor=c, edgecolor="#7b828a", linewidth=0.5, label=t) for c, t in meaning.items()
+                         if c in used])  # fmt: skip
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    return figure
+
+
+def _side(shape: Sequence[int]) -> float:
+    """Side in positions of a map (B, C, H, W), a token sequence (B, N, C) or a vector (B, C)."""
+    return math.sqrt(shape[-2] * shape[-1]) if len(shape) == 4 else math.sqrt(shape[1]) if len(shape) == 3 else 1.0
+
+
+def _on_log_scale(values: Sequence[float], least: float, most: float) -> list[float]:
+    low, high = math.log(min(values)), math.log(max(values))
+    return [most if high == low else least + (most - least) * (math.log(v) - low) / (high - low) for v in values]
+
+
+def _box_color(name: str, before: Sequence[int], after: Sequence[int]) -> str:
+    if name == "input":
+        return "#f4f5f6"
+    change = _side(after) / _side(before) if len(before) == len(after) else 1.0
+    return LOWERS if change < 0.75 else RAISES if change > 1.34 else KEEPS
+
+
+def _box(axes, place: tuple[float, ...], color: str, skew_x: float, skew_y: float) -> None:
+    left, width, height, depth, _ = place
+    dx, dy, low, high = skew_x * depth, skew_y * depth, -height / 2, height / 2
+    low, high = low - dy / 2, high - dy / 2  # centred as a whole, so that all boxes stand on one axis
+    rgb = np.array(mcolors.to_rgb(color))
+    edge = {"edgecolor": "#4d565f", "linewidth": 0.7, "joinstyle": "round", "zorder": 2}
+    right = left + width
+    axes.add_patch(Polygon([(left, low), (right, low), (right, high), (left, high)], facecolor=rgb, **edge))
+    if depth:
+        top = [(left, high), (right, high), (right + dx, high + dy), (left + dx, high + dy)]
+        side = [(right, low), (right + dx, low + dy), (right + dx, high + dy), (right, high)]
+        axes.add_patch(Polygon(top, facecolor=rgb + 0.55 * (1 - rgb), **edge))
+        axes.add_patch(Polygon(side, facecolor=0.82 * rgb, **edge))
+
+
+def _skip(axes, start: tuple, end: tuple, level: float, skew_x: float, aside: float) -> None:
+    """An arrow that rises from one box, runs level, and comes down on another."""
+
+    def roof(place: tuple) -> tuple[float, float]:
+        left, width, height, depth, _ = place
+        return left + (width + skew_x * depth) / 2, height / 2 + 0.02  # middle of the upper face
+
+    (x0, y0), (x1, y1) = roof(start), roof(end)
+    x1 -= aside
+    axes.plot([x0, x0, x1], [y0, level, level], color=SERIES[1], linewidth=1.3, solid_joinstyle="round", zorder=4)
+    axes.annotate(
+        "", (x1, y1), (x1, level + 0.004), zorder=4,
+        arrowprops={"arrowstyle": "-|>,head_width=0.16,head_length=0.34", "color": SERIES[1], "linewidth": 1.3,
+                    "shrinkA": 0, "shrinkB": 0},
+    )  # fmt: skip
+
+
+def _broken(name: str, room: float) -> list[str]:
+    """A name broken after dots, underscores and spaces into lines of at most `room` characters, where it can be."""
+    lines = [""]
+    for part in re.findall(r"[^._ ]+[._ ]?|[._ ]", name):
+        if lines[-1] and len(lines[-1]) + len(part.strip()) > room:
+            lines.append("")
+        lines[-1] += part
+    return [line.strip() for line in lines]
+
+
+def _box_facts(out: Sequence[int], reference: int) -> list[str]:
+    """Lines under a box: channels, size, fraction of the input's side."""
+    if len(out) == 4:
+        fraction = reference / max(out[-2:])
+        return [f"{out[1]} ch", f"{out[2]}×{out[3]}", f"1/{round(fraction)}"]
+    return [f"{out[1]} tokens", f"{out[2]} ch"] if len(out) == 3 else [f"{out[1]} ch", "vector"]
