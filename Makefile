@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8000
 ARGS ?=
+BUNDLE_PYTHON ?= 3.12
 BIN := $(VENV)/bin
 READY := $(VENV)/.segtutor-installed
 UV := $(BIN)/python -m uv
@@ -82,7 +83,7 @@ lock: $(READY)
 	  --extra book --extra test --extra train pyproject.toml --output-file constraints.txt
 
 offline-bundle: $(READY)
-	@$(BIN)/python tools/offline_bundle.py
+	@$(BIN)/python tools/offline_bundle.py --python $(BUNDLE_PYTHON)
 
 clean:
 	rm -rf _build vendor tools/node_modules offline-bundle dist book/generated .pytest_cache .ruff_cache .hypothesis

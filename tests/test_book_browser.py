@@ -24,8 +24,8 @@ CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
 KNOWN_CONSOLE = ("Identifier 'THEBE_JS_URL' has already been declared", "Got invalid theme mode")
 # What the theme brings and a reader is not hindered by: axe's rule, a part of the element's text, the reason
 KNOWN_AXE = [
-    ("label-content-name-mismatch", "search-button", "named Search, which its text begins with; the rest is its shortcut"),
-    ("label-content-name-mismatch", "theme-switch-button", "named Color mode; its text is that of icons shown in turn"),
+    ("label-content-name-mismatch", "search-button", "named Search, as its text begins; the rest is its shortcut"),
+    ("label-content-name-mismatch", "theme-switch-button", "named Color mode; its text names the icons that it shows"),
 ]
 
 
