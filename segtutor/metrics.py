@@ -45,6 +45,8 @@ class ConfusionMatrix:
     def __init__(self, num_classes: int, *, ignore_index: int | None = 255, boundary_width: int | None = None):
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}; a binary task has 2, background and foreground")
+        if boundary_width is not None and boundary_width < 1:
+            raise ValueError(f"boundary_width is {boundary_width}; choose at least 1 pixel, or None for no band")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.boundary_width = boundary_width
