@@ -23,7 +23,7 @@ from .spec import DatasetSpec
 # What Pillow opens everywhere and people keep masks and photographs in.
 EXTENSIONS = frozenset(".bmp .gif .jpeg .jpg .jp2 .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split())
 LOSSY = frozenset(".jpeg .jpg".split())
-_SMOOTHED = "a mask that was resized with interpolation, or a photograph; export it again without smoothing"
+SMOOTHED = "a mask that was resized with interpolation, or a photograph; export it again without smoothing"
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # how Pillow names 16-bit files, by version and byte order
 
 
@@ -119,7 +119,7 @@ def likely_cause(found: Sequence[int], code: LabelCode, where: str = "") -> str:
     if extra == [code.ignore_index] or extra == [255]:
         return "255 usually marks void; pass ignore_index=255"
     if len(found) > 4 * classes and len(found) > 16:
-        return f"looks like {_SMOOTHED}"
+        return f"looks like {SMOOTHED}"
     step = found[1] - found[0] if len(found) > 1 else 0
     if step > 1 and all((value - found[0]) % step == 0 for value in found):
         return "looks like labels spread over the grey levels to make them visible; map them back with label_map="
@@ -131,7 +131,7 @@ def likely_color_cause(count: int, code: LabelCode, where: str) -> str:
     if Path(where).suffix.lower() in LOSSY:
         return "JPEG blends the colours of labels; export the masks as PNG"
     if count > 256:
-        return f"looks like {_SMOOTHED}"
+        return f"looks like {SMOOTHED}"
     if not code.colors:
         return "looks like an RGB mask; pass palette= with one colour per class"
     return "a class is missing from palette=, or the mask was smoothed"
