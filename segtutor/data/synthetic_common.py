@@ -95,7 +95,11 @@ def noise_field(wavelength: float, variant: int = 0) -> np.ndarray:
 
 def cut(field: np.ndarray, draws: Draws, height: int, width: int) -> np.ndarray:
     """A (height, width) piece of a noise field at a random place; for up to 256 pixels a view, not a copy."""
-    top, left = draws.whole(0, NOISE_PERIOD - 1), draws.whole(0, NOISE_PERIOD - 1)
+    return cut_at(field, draws.whole(0, NOISE_PERIOD - 1), draws.whole(0, NOISE_PERIOD - 1), height, width)
+
+
+def cut_at(field: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """A (height, width) piece of a noise field at a given place, wrapped around."""
     if height <= 256 and width <= 256:
         return field[top : top + height, left : left + width]
     rows = (top + np.arange(height)) % NOISE_PERIOD
@@ -183,9 +187,74 @@ def place_cue(draws: Draws, height: int, width: int, distance: int, radius: int)
     return ends if draws() < 0.5 else ends[::-1]
 
 
+def paint_cue(image, label, draws: Draws, distance: int, lights, grey: float, classes: tuple[int, int], twin: bool):
+    """Paint one plain grey disc and, ``distance`` pixels away, the light that alone says which class the disc has.
+
+    Which of the two it is does not depend on the scene; the light leaves the labels under it as they are.
+
+    Args:
+        image: (C, H, W) float32, painted in place.
+        label: (H, W) uint8, painted in place.
+        draws: Source of randomness, apart from that of the scene.
+        distance: Pixels between the disc and the light, edge to edge.
+        lights: (2, C) colour of the light for either class.
+        grey: Value of the disc in every channel.
+        classes: The two classes.
+        twin: Take the other light and the other class, with everything else equal.
+    """
+    which = int(draws() < 0.5) ^ int(twin)
+    radius = cue_radius(label.shape)
+    disc, cue = place_cue(draws, *label.shape, distance, radius)
+    offset = np.arange(-radius, radius + 1)
+    mask = offset[:, None] ** 2 + offset**2 <= radius**2
+    for (row, column), colour in ((cue, lights[which]), (disc, np.full(len(image), grey, np.float32))):
+        rows, columns = slice(row - radius, row + radius + 1), slice(column - radius, column + radius + 1)
+        np.copyto(image[:, rows, columns], colour[:, None, None], where=mask)
+    np.copyto(label[rows, columns], classes[which], where=mask)
+
+
 def cue_radius(size: tuple[int, int]) -> int:
     """Radius in pixels of the ambiguous disc and of its cue."""
     return max(3, round(0.055 * min(size)))
+
+
+class Canvas:
+    """Image and label, painted together.
+
+    Args:
+        height: Rows.
+        width: Columns.
+        flat: (classes, C) what each class looks like without texture.
+        texture: 0 (flat) to 1 (as painted).
+    """
+
+    def __init__(self, height: int, width: int, flat: np.ndarray, texture: float) -> None:
+        self.height, self.width, self.flat, self.texture = height, width, flat, np.float32(texture)
+        self.image = np.empty((flat.shape[1], height, width), np.float32)
+        self.label = np.zeros((height, width), np.uint8)
+
+    def window(self, left: float, right: float, top: float, bottom: float) -> tuple[slice, slice] | None:
+        """The pixels whose centres lie in a box, clipped to the image; None when there are none."""
+        first_row, last_row = max(0, math.ceil(top - 0.5)), min(self.height, math.ceil(bottom - 0.5))
+        first, last = max(0, math.ceil(left - 0.5)), min(self.width, math.ceil(right - 0.5))
+        if first_row >= last_row or first >= last:
+            return None
+        return slice(first_row, last_row), slice(first, last)
+
+    def paint(self, where: tuple[slice, slice], mask, label: int, colour: np.ndarray) -> None:
+        """Write class and colour through one mask.
+
+        Args:
+            where: Rows and columns of the window.
+            mask: (h, w) bool, or True for the whole window.
+            label: Class of the pixels.
+            colour: Broadcastable to (C, h, w), in [0, 1].
+        """
+        if self.texture < 1:
+            flat = self.flat[label][:, None, None]
+            colour = flat + self.texture * (colour - flat)
+        np.copyto(self.image[:, where[0], where[1]], colour, where=mask)
+        np.copyto(self.label[where], label, where=mask)
 
 
 class SyntheticDataset(Dataset):
@@ -228,9 +297,9 @@ class SyntheticDataset(Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, index: int, *, twin: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Image (C, H, W) float32 in [0, 1] and label (H, W) uint8 of one index."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how it draws")
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Image (C, H, W) float32 in [0, 1] and mask (H, W) int64.

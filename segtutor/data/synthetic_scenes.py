@@ -1,7 +1,7 @@
 """``SyntheticScenes``: street scenes drawn by a program, with CamVid's eleven classes and labels exact to the pixel.
 
 A scene is painted from back to front (sky, skyline, ground, house fronts, then things by distance). One function,
-``_Canvas.paint``, writes image and label through the same mask: so labels are exact and occlusion is right.
+``Canvas.paint``, writes image and label through the same mask: so labels are exact and occlusion is right.
 Lengths in the code are metres in the scene; ``scale`` is the size of a thing relative to one that stands at the lower
 edge of the image, so distance goes as 1 / scale.
 """
@@ -17,14 +17,14 @@ import numpy as np
 from .spec import DatasetSpec
 from .synthetic_common import (
     VOID,
+    Canvas,
     Draws,
     SyntheticDataset,
     add_noise,
     check_range,
-    cue_radius,
     cut,
     noise_field,
-    place_cue,
+    paint_cue,
     void_borders,
 )
 
@@ -180,38 +180,6 @@ def _clouds() -> np.ndarray:
     return noise_field(46.0) + np.float32(0.35) * noise_field(12.0) - np.float32(0.4)
 
 
-class _Canvas:
-    """Image and label, painted together."""
-
-    def __init__(self, height: int, width: int, texture: float) -> None:
-        self.height, self.width, self.texture = height, width, np.float32(texture)
-        self.image = np.empty((3, height, width), np.float32)
-        self.label = np.zeros((height, width), np.uint8)
-
-    def window(self, left: float, right: float, top: float, bottom: float) -> tuple[slice, slice] | None:
-        """The pixels whose centres lie in a box, clipped to the image; None when there are none."""
-        first_row, last_row = max(0, math.ceil(top - 0.5)), min(self.height, math.ceil(bottom - 0.5))
-        first, last = max(0, math.ceil(left - 0.5)), min(self.width, math.ceil(right - 0.5))
-        if first_row >= last_row or first >= last:
-            return None
-        return slice(first_row, last_row), slice(first, last)
-
-    def paint(self, where: tuple[slice, slice], mask, label: int, colour: np.ndarray) -> None:
-        """Write class and colour through one mask.
-
-        Args:
-            where: Rows and columns of the window.
-            mask: (h, w) bool, or True for the whole window.
-            label: Class of the pixels.
-            colour: Broadcastable to (3, h, w), in [0, 1].
-        """
-        if self.texture < 1:
-            flat = FLAT[label][:, None, None]
-            colour = flat + self.texture * (colour - flat)
-        np.copyto(self.image[:, where[0], where[1]], colour, where=mask)
-        np.copyto(self.label[where], label, where=mask)
-
-
 def _rgb(colour) -> np.ndarray:
     return np.array(colour, np.float32)[:, None, None]
 
@@ -222,7 +190,7 @@ class _Scene:
     def __init__(self, size: tuple[int, int], knobs: SceneKnobs, draws: Draws) -> None:
         self.height, self.width = size
         self.knobs, self.draws = knobs, draws
-        self.canvas = _Canvas(*size, knobs.texture)
+        self.canvas = Canvas(*size, FLAT, knobs.texture)
         self.rows, self.columns = _axes(*size)
         self.horizon = self.height * draws(0.36, 0.46)
         self.vanish = self.width * draws(0.34, 0.66)
@@ -382,8 +350,8 @@ class _Scene:
         where = (rows, columns)
         inside = (up >= 0) & (up < high) & visible
 
-        bays = np.array([draws(1.5, 2.6) for _ in plots], np.float32)[plot][None]
-        storeys = np.array([draws(2.5, 3.1) for _ in plots], np.float32)[plot][None]
+        bays = np.array([draws(1.2, 2.0) for _ in plots], np.float32)[plot][None]
+        storeys = np.array([draws(2.1, 2.7) for _ in plots], np.float32)[plot][None]
         bay, storey = along / bays, up / storeys
         bay_number, storey_number = np.floor(bay), np.floor(storey)
         u, v = bay - bay_number, storey - storey_number
@@ -677,7 +645,7 @@ class _Scene:
                 things.append((scale, self.paint_bicyclist, (place, scale, 1.0)))
         return things
 
-    def render(self) -> _Canvas:
+    def render(self) -> Canvas:
         self.paint_sky()
         self.paint_skyline()
         self.paint_ground()
@@ -723,15 +691,7 @@ class SyntheticScenes(SyntheticDataset):
         image, label = canvas.image, canvas.label
         if knobs.context:
             draws = Draws(self.seed, index, 1)
-            which = int(draws() < 0.5) ^ int(twin)
-            radius = cue_radius(self.size)
-            disc, cue = place_cue(draws, *self.size, knobs.context, radius)
-            for (row, column), colour in ((cue, CUE_COLOURS[which]), (disc, np.full(3, DISC_GREY))):
-                ys, xs = slice(row - radius, row + radius + 1), slice(column - radius, column + radius + 1)
-                offset = np.arange(-radius, radius + 1)
-                mask = offset[:, None] ** 2 + offset**2 <= radius**2
-                np.copyto(image[:, ys, xs], colour[:, None, None], where=mask)
-            np.copyto(label[ys, xs], CUE_CLASSES[which], where=mask)
+            paint_cue(image, label, draws, knobs.context, CUE_COLOURS, DISC_GREY, CUE_CLASSES, twin)
         if knobs.noise:
             add_noise(image, knobs.noise, Draws(self.seed, index, 2))
         np.clip(image, 0, 1, out=image)
