@@ -850,7 +850,7 @@ def draw_architecture(
     reference = max(boxes[0][2][-2:])
     room = (0.5 + gap) * scale * 72 - 3  # points, for the narrowest label
     facts = [_box_facts(out, reference) for _, _, out in boxes]
-    size = float(np.clip(room / (0.6 * max(len(text) for lines in facts for text in lines)), 5.8, 8.2))
+    size = float(np.clip(room / (0.63 * max(len(text) for lines in facts for text in lines)), 5.8, 8.2))
     names = [_broken((labels or {}).get(name, name), room / (0.68 * size)) for name in known]
     line = size * 1.3 / 72 / scale
     deepest = max(len(name) for name in names)

@@ -172,7 +172,6 @@ def fit(
     return history
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     dataset: Dataset,
@@ -202,13 +201,14 @@ def evaluate(
     Returns:
         The filled matrix: ``.miou``, ``.iou``, ``.summary()``, ...
     """
-    device, dtype = _prepare(model, device, precision)
+    device, dtype = _prepare(model, device, precision)  # not in inference mode, or what it moves could train no more
     if limit is not None and limit < len(dataset):
         dataset = Subset(dataset, [i * len(dataset) // limit for i in range(limit)])
     was_training, confusion = model.training, None
     try:
         model.eval()
-        with _seeded(0, device):  # also a dataset that draws random numbers is scored alike each time
+        # Seeded, so that a dataset that draws random numbers is scored alike each time.
+        with torch.inference_mode(), _seeded(0, device):
             for images, masks in DataLoader(dataset, batch_size, collate_fn=_collate):
                 images = images.to(device, memory_format=torch.channels_last)
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
@@ -308,9 +308,15 @@ def _batches(count: int, batch_size: int, generator: torch.Generator) -> Iterato
 def _loader(dataset: Dataset, batch_size: int, seed: int, num_workers: int) -> DataLoader:
     if len(dataset) == 0 or batch_size < 1:
         raise ValueError(f"cannot train on {len(dataset)} images in batches of {batch_size}: both must be at least 1")
-    generator = torch.Generator().manual_seed(seed)
-    batches = _batches(len(dataset), batch_size, generator)
-    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, generator=generator, collate_fn=_collate)
+    # Two generators: the order of the images must not depend on how many numbers the loader draws to seed its workers.
+    order, workers = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+    return DataLoader(
+        dataset,
+        batch_sampler=_batches(len(dataset), batch_size, order),
+        num_workers=num_workers,
+        generator=workers,
+        collate_fn=_collate,
+    )
 
 
 def _collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

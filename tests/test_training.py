@@ -1,0 +1,407 @@
+"""The loop: reproducible, polite to its caller, and right about what it scores."""
+
+import builtins
+import math
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from segtutor.losses import CrossEntropyLoss
+from segtutor.metrics import ConfusionMatrix
+from segtutor.training import History, autocast_dtype, evaluate, fit, loop, poly
+
+
+class Blocks(torch.utils.data.Dataset):
+    """Bright pixels are class 1; flipped at random by the global generator, as torchvision's transforms are."""
+
+    def __init__(self, length=9, size=(12, 16), augment=True, void=False):
+        self.length, self.size, self.augment, self.void = length, size, augment, void
+        self.drawn = []
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        self.drawn.append(index)
+        image = torch.rand(3, *self.size, generator=torch.Generator().manual_seed(index))
+        mask = (image[0] > 0.5).long()
+        if self.void:
+            mask[:3] = 255
+        if self.augment and torch.rand(()) < 0.5:
+            image, mask = image.flip(-1), mask.flip(-1)
+        return image + (0.01 * np.random.rand() + 0.01 * random.random() if self.augment else 0.0), mask
+
+
+def small_net(seed=0, classes=2):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, classes, 1)
+        )
+
+
+def train(seed=0, dataset=None, **settings):
+    return fit(
+        small_net(),
+        Blocks() if dataset is None else dataset,
+        **{"steps": 7, "lr": 1e-2, "batch_size": 4, "seed": seed, **settings},
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- reproducibility
+def test_same_seed_same_losses_bit_for_bit():
+    first = train()
+    torch.manual_seed(99), np.random.seed(99), random.seed(99)  # the caller's state must not leak in
+    second = train()
+    assert first.loss == second.loss
+    assert train(seed=1).loss != first.loss
+
+
+def test_workers_change_nothing_about_reproducibility():
+    assert train(num_workers=1).loss == train(num_workers=1).loss
+
+
+@pytest.mark.parametrize("stop", [None, ValueError, KeyboardInterrupt])
+def test_the_callers_random_state_is_put_back(stop):
+    def on_step(step, loss):
+        if stop is not None and step == 3:
+            raise stop("stop here")
+
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    expected = torch.rand(4), np.random.rand(4), random.random()
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    if stop is ValueError:
+        with pytest.raises(ValueError, match="stop here"):
+            train(on_step=on_step, valid=Blocks(3))
+    else:
+        train(on_step=on_step, valid=Blocks(3))
+    assert torch.equal(torch.rand(4), expected[0])
+    assert np.array_equal(np.random.rand(4), expected[1])
+    assert random.random() == expected[2]
+
+
+def test_validation_does_not_change_the_training():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # so few steps may well predict one class
+        assert train(valid=Blocks(5), valid_every=2).loss == train().loss
+
+
+# ------------------------------------------------------------------------------------------------------------ batches
+def test_every_pass_sees_each_image_once_in_a_new_order():
+    dataset = Blocks(8)
+    train(dataset=dataset, steps=6, batch_size=4)
+    passes = [dataset.drawn[k : k + 8] for k in (0, 8, 16)]
+    assert all(sorted(one) == list(range(8)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"),
+    [(9, 4, [4, 4, 4, 4]), (10, 4, [4, 4, 2, 4]), (1, 4, [1, 1, 1]), (3, 1, [1, 1, 1, 1]), (3, 8, [3, 3])],
+)
+def test_a_trailing_batch_of_one_is_dropped(count, batch_size, sizes):
+    batches = loop._batches(count, batch_size, torch.Generator().manual_seed(0))
+    assert [len(next(batches)) for _ in sizes] == sizes
+
+
+def test_images_of_different_sizes_are_refused_with_advice():
+    class Ragged(Blocks):
+        def __getitem__(self, index):
+            image, mask = super().__getitem__(index)
+            return image[:, index:], mask[index:]
+
+    with pytest.raises(ValueError, match=r"12x16.*crop"):
+        train(dataset=Ragged(4, augment=False))
+
+
+# --------------------------------------------------------------------------------------------------- the loop itself
+def test_fit_equals_a_loop_written_by_hand():
+    dataset = Blocks(8, augment=False)
+    model, reference = small_net(), small_net()
+    for net in (model, reference):
+        net[3].p = 0.0
+    history = fit(model, dataset, steps=5, lr=0.02, weight_decay=0.1, batch_size=4, precision="fp32", clip=0.05, seed=3)
+
+    reference.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=0.02, weight_decay=0.1)
+    order = torch.Generator().manual_seed(3)
+    indices = torch.cat([torch.randperm(8, generator=order) for _ in range(3)]).split(4)
+    for step in range(5):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 5) ** 0.9
+        images, masks = (torch.stack(parts) for parts in zip(*[dataset[int(i)] for i in indices[step]], strict=True))
+        value = nn.functional.cross_entropy(reference(images.to(memory_format=torch.channels_last)), masks)
+        assert history.loss[step] == pytest.approx(value.item(), rel=1e-4)
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
+        optimizer.step()
+    for mine, theirs in zip(model.state_dict().values(), reference.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_it_learns():
+    model, data = small_net(), Blocks(augment=False)
+    history = fit(model, data, steps=60, lr=3e-2, batch_size=4)
+    assert history.loss[-1] < 0.3 * history.loss[0]
+    assert evaluate(model, data).miou > 0.9
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 1.0), (50, 0.5**0.9), (99, 0.01**0.9), (100, 0.0)])
+def test_poly(step, expected):
+    assert poly(step, 100) == pytest.approx(expected)
+
+
+def test_schedules_set_the_learning_rate_of_every_group():
+    assert train(steps=4).lr == pytest.approx([1e-2 * (1 - k / 4) ** 0.9 for k in range(4)])
+    assert train(steps=3, schedule="constant").lr == [1e-2] * 3
+    assert train(steps=3, schedule=lambda step, steps: (step + 1) / steps).lr == pytest.approx(
+        [1e-2 / 3, 2e-2 / 3, 1e-2]
+    )
+    model = small_net()
+    optimizer = torch.optim.SGD(
+        [{"params": model[0].parameters()}, {"params": model[4].parameters(), "lr": 1.0}], lr=0.1, momentum=0.9
+    )
+    for _ in range(2):  # a second run starts again from the full rate
+        history = fit(model, Blocks(), steps=2, optimizer=optimizer, batch_size=4)
+        assert history.lr == pytest.approx([0.1, 0.1 * 0.5**0.9])
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(0.5**0.9)
+    with pytest.raises(ValueError, match="cosine"):
+        train(schedule="cosine")
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="steps"):
+        train(steps=0)
+    with pytest.raises(ValueError, match="0 images"):
+        train(dataset=Blocks(0))
+
+
+def test_clipping_bounds_the_step():
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    fit(model, Blocks(), steps=1, optimizer=optimizer, clip=1e-3, batch_size=4)
+    moved = math.sqrt(
+        sum(float(((p.detach() - b) ** 2).sum()) for p, b in zip(model.parameters(), before, strict=True))
+    )
+    assert 0 < moved <= 1.01e-3
+
+
+def test_an_interrupt_returns_what_there_is():
+    def on_step(step, loss):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    history = train(on_step=on_step)
+    assert history.interrupted and history.steps == [1, 2, 3] and len(history.loss) == 3
+    assert "interrupted" in repr(history)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_names_the_step(value):
+    calls = []
+
+    def loss(logits, masks):
+        calls.append(1)
+        return nn.functional.cross_entropy(logits, masks) * (value if len(calls) == 4 else 1.0)
+
+    model = small_net()
+    with pytest.raises(FloatingPointError, match=f"{value} at step 4") as caught:
+        fit(model, Blocks(), steps=9, loss=loss, batch_size=4)
+    assert "\n" not in str(caught.value)
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def test_void_pixels_do_not_train():
+    data = Blocks(8, augment=False, void=True)
+    history = train(dataset=data, steps=1, batch_size=8)
+    model = small_net()
+    model[3].p = 0.0
+    images, masks = (torch.stack(parts) for parts in zip(*[data[i] for i in range(8)], strict=True))
+    logits = model.train()(images).detach()
+    expected = float(nn.functional.cross_entropy(logits, masks, ignore_index=255))
+    assert history.loss[0] == pytest.approx(expected, rel=0.2)  # dropout differs
+    assert float(CrossEntropyLoss()(logits, masks)) == pytest.approx(expected, rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------- reporting
+def test_log_lines(capsys):
+    train(steps=5, log_every=2, valid=Blocks(3))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["step 2/5", "step 4/5", "step 5/5", "step 5/5"]
+    assert all(word in lines[0] for word in ("loss", "lr", "ms/step", "left"))
+    assert "mIoU" in lines[-1]
+
+
+def test_silent_unless_asked(capsys):
+    train(valid=Blocks(3))
+    assert capsys.readouterr().out == ""
+
+
+def test_validation_scores_are_recorded():
+    history = train(steps=7, valid=Blocks(4), valid_every=3)
+    assert [step for step, _ in history.valid] == [3, 6, 7]
+    assert 0 <= history.valid[0][1]["miou"] <= 1
+
+
+def test_a_collapsed_model_is_pointed_out():
+    model = small_net()
+    nn.init.zeros_(model[4].weight)
+    model[4].bias.data = torch.tensor([-50.0, 50.0])
+    with pytest.warns(UserWarning, match="class 1 for 100.0 %"):
+        fit(model, Blocks(), steps=1, lr=1e-6, batch_size=4, valid=Blocks(4))
+
+    class AllOfOneClass(Blocks):
+        def __getitem__(self, index):
+            image, mask = super().__getitem__(index)
+            return image, torch.ones_like(mask)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model, AllOfOneClass(), steps=1, lr=1e-6, batch_size=4, valid=AllOfOneClass(4))
+        fit(small_net(), Blocks(augment=False), steps=60, lr=3e-2, batch_size=4, valid=Blocks(4, augment=False))
+
+
+def test_tensorboard_is_optional(monkeypatch, tmp_path):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if "tensorboard" in name:
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert train(steps=1).steps == [1]
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        train(log_dir=tmp_path)
+
+
+def test_history_of_nothing():
+    assert repr(History()) == "History(no steps)"
+    assert math.isnan(History().seconds_per_step)
+
+
+def test_history_times_are_sane():
+    history = train(steps=5)
+    assert len(history.step_seconds) == 5
+    assert 0 < history.seconds_per_step * 5 < 3 * history.seconds
+
+
+# ---------------------------------------------------------------------------------------------------------- precision
+def test_auto_precision_follows_the_hardware(monkeypatch):
+    monkeypatch.setattr(loop, "_cpu_has_bf16", lambda: False)
+    assert autocast_dtype("cpu") is None
+    monkeypatch.setattr(loop, "_cpu_has_bf16", lambda: True)
+    assert autocast_dtype("cpu") is torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))  # T4
+    assert autocast_dtype("cuda") is torch.float16
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert autocast_dtype("cuda") is torch.bfloat16
+    assert autocast_dtype("mps") is None
+
+
+def test_emulated_bf16_does_not_count(monkeypatch):
+    monkeypatch.setattr(loop.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(loop.Path, "read_text", lambda self: "flags: avx512f avx512bw")
+    assert not loop._cpu_has_bf16()
+    monkeypatch.setattr(loop.Path, "read_text", lambda self: "flags: avx512f avx512_bf16")
+    assert loop._cpu_has_bf16()
+
+    def no_such_file(self):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(loop.Path, "read_text", no_such_file)
+    assert not loop._cpu_has_bf16()
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert loop._cpu_has_bf16()
+
+
+def test_precision_by_name():
+    assert autocast_dtype("cpu", "fp32") is None
+    assert autocast_dtype("cpu", "bf16") is torch.bfloat16
+    with pytest.raises(ValueError, match="fp16.*CUDA"):
+        autocast_dtype("cpu", "fp16")
+    with pytest.raises(ValueError, match="half"):
+        autocast_dtype("cpu", "half")
+
+
+def test_bf16_computes_in_bf16_and_the_loss_in_fp32():
+    seen = {}
+    model = small_net()
+    model[4].register_forward_hook(lambda module, args, output: seen.update(logits=output.dtype))
+
+    def loss(logits, masks):
+        seen.update(loss=logits.dtype)
+        return nn.functional.cross_entropy(logits, masks)
+
+    history = fit(model, Blocks(), steps=2, loss=loss, precision="bf16", batch_size=4)
+    assert seen == {"logits": torch.bfloat16, "loss": torch.float32}
+    assert history.precision == "bf16"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["auto", "fp16", "bf16", "fp32"])
+def test_trains_on_cuda(precision):
+    data = Blocks(augment=False)
+    model = small_net()
+    torch.cuda.manual_seed(11)
+    before = torch.cuda.get_rng_state()
+    history = fit(model, data, steps=60, lr=3e-2, batch_size=4, device="cuda", precision=precision, clip=1.0)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert history.loss[-1] < 0.5 * history.loss[0]
+    assert next(model.parameters()).is_cuda
+    assert evaluate(model, data).miou == pytest.approx(evaluate(model, data, device="cpu").miou, abs=0.01)
+
+
+# ----------------------------------------------------------------------------------------------------------- evaluate
+@pytest.mark.parametrize("batch_size", [1, 2, 9])
+def test_evaluate_equals_a_hand_loop(batch_size):
+    model, data = small_net(classes=3).eval(), Blocks(7, augment=False, void=True)
+    expected = torch.zeros(3, 3, dtype=torch.long)
+    for i in range(7):
+        image, mask = data[i]
+        predicted = model(image[None])[0].argmax(0)
+        for t, p in zip(mask.flatten().tolist(), predicted.flatten().tolist(), strict=True):
+            if t != 255:
+                expected[t, p] += 1
+    confusion = evaluate(model, data, batch_size=batch_size)
+    assert isinstance(confusion, ConfusionMatrix)
+    assert torch.equal(confusion.matrix.cpu(), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluate_leaves_the_model_as_it_was(training):
+    model = small_net().train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluate(model, Blocks(3))
+    assert model.training is training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(not parameter.is_inference() for parameter in model.parameters())
+
+
+def test_evaluate_scores_some_images_spread_over_the_set():
+    data = Blocks(10, augment=False)
+    evaluate(small_net(), data, limit=4)
+    assert data.drawn == [0, 2, 5, 7]
+    data.drawn.clear()
+    evaluate(small_net(), data, limit=99)
+    assert data.drawn == list(range(10))
+
+
+def test_evaluate_one_logit_is_foreground_against_background():
+    class OneLogit(nn.Module):
+        def forward(self, images):
+            return images[:, :1] - 0.5
+
+    assert evaluate(OneLogit(), Blocks(3, augment=False)).miou == 1.0
+
+
+def test_evaluate_of_nothing():
+    with pytest.raises(ValueError, match="nothing to score"):
+        evaluate(small_net(), Blocks(0))
