@@ -70,10 +70,10 @@ _SPLITS = {"train": (0, 1000), "val": (1, 100), "test": (2, 200)}
 def _available(name: str) -> bool:
     from segtutor import data
 
-    return data.available(_REAL[name][0])
+    return data.available(name)
 
 
-def dataset(name, split="train", *, size=None, transform=None, length=None, seed=None, **knobs):
+def dataset(name, split="train", *, size=None, tile=None, transform=None, length=None, seed=None, **knobs):
     """The data that a chapter runs on, and one printed line that says which it is.
 
     Args:
@@ -81,6 +81,7 @@ def dataset(name, split="train", *, size=None, transform=None, length=None, seed
             ``"cells"`` (always synthetic).
         split: ``"train"``, ``"val"`` or ``"test"``.
         size: (height, width) of the images; None: the set's own.
+        tile: For ``"vnc"``: cut the large slices into tiles of this side; synthetic images are made at that size.
         transform: Called as ``transform(image, mask)`` on tv_tensors.
         length: How many images a synthetic set has; default 1000, 100 and 200 for the three splits.
         seed: Seed of a synthetic set; default: a different one for each split.
@@ -98,17 +99,20 @@ def dataset(name, split="train", *, size=None, transform=None, length=None, seed
         raise ValueError(f"There is no data set {name!r}; a chapter has {', '.join([*_REAL, *_SYNTHETIC])}.")
     if split not in _SPLITS:
         raise ValueError(f"There is no split {split!r}; use {', '.join(_SPLITS)}.")
+    if tile is not None and name == "camvid":
+        raise ValueError("CamVid is not cut into tiles; use size=(height, width).")
     if name in _REAL and _available(name):
         title, _ = _REAL[name]
-        chosen = getattr(data, title)(split, size=size, transform=transform)
+        options = {} if tile is None else {"tile": tile}
+        chosen = getattr(data, title)(split, size=size, transform=transform, **options)
         if size is not None:  # small images, seen many times
             chosen.keep_in_memory()
         print(f"Data: {title}, {split}, {results.plural(len(chosen), 'image')}, {_classes(chosen)}.")
         return chosen
     stand_in = _REAL[name][1] if name in _REAL else name
     default_seed, default_length = _SPLITS[split]
-    if size is not None:
-        knobs["size"] = size
+    if size is not None or tile is not None:
+        knobs["size"] = size or ((tile, tile) if isinstance(tile, int) else tuple(tile))
     chosen = getattr(data, _SYNTHETIC[stand_in])(
         length=default_length if length is None else length,
         seed=default_seed if seed is None else seed,
@@ -261,7 +265,7 @@ _METRICS = {
     "flops": ("FLOPs (G)", lambda value: f"{value / 1e9:.2f}"),
     "receptive_field": ("Receptive field (px)", lambda value: f"{value:.0f}"),
     "ms_per_step": ("ms per step", lambda value: f"{value:.0f}"),
-    "peak_memory": ("Peak memory (MiB)", lambda value: f"{value:.0f}"),
+    "kept_memory": ("Kept for backward (MiB)", lambda value: f"{value:.0f}"),
 }
 
 
