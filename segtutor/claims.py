@@ -365,6 +365,7 @@ def page(root: Path | str, *, folder: Path | str | None = None) -> str:
     judged = [judge(claim, folder=folder) for claim in CLAIMS]
     counts = {verdict: sum(j.verdict == verdict for j in judged) for verdict in VERDICTS}
     tally = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
+    tally = tally.replace(WAITS, "waiting for a GPU")
     blocks = ["<!-- Written by `segtutor claims --write`; change segtutor/claims.py, not this page. -->\n" + _INTRO]
     blocks.append(f"Of {len(judged)} claims: {tally}.\n")
     for chapter, title in CHAPTERS.items():

@@ -8,7 +8,7 @@ import time
 from segtutor.benchmark import Measurement, experiment
 
 _TIMER = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
-_PARTS = "segtutor.models, segtutor.losses, segtutor.metrics, segtutor.training, segtutor.probe"
+_PARTS = "segtutor.models.fcn, segtutor.losses, segtutor.metrics, segtutor.training, segtutor.probe"
 
 
 def quartiles(values) -> tuple[float, float]:
@@ -96,4 +96,116 @@ def synthetic(seed, quick, log):
             log(f"{name}: {measured[name].value:.0f} images/s")
     finally:
         torch.set_num_threads(threads)
+    return measured
+
+
+# ------------------------------------------------------------------------------------ our FCN-8s beside the same layers
+
+
+def torchvision_fcn8s(num_classes, hidden):
+    """FCN-8s (padded) on torchvision's VGG-16 features: images (B, 3, H, W) to logits, H and W multiples of 32.
+
+    Its parameters come in the order of ``segtutor.models.FCN8s``.
+    """
+    from torch import nn
+    from torchvision.models import vgg
+
+    class Reference(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = vgg.make_layers(vgg.cfgs["D"])
+            self.classifier = nn.Sequential(
+                nn.Conv2d(512, hidden, 7, padding=3),
+                nn.ReLU(inplace=True),
+                nn.Dropout(0.5),
+                nn.Conv2d(hidden, hidden, 1),
+                nn.ReLU(inplace=True),
+                nn.Dropout(0.5),
+                nn.Conv2d(hidden, num_classes, 1),
+            )
+            self.up5 = nn.ConvTranspose2d(num_classes, num_classes, 4, 2, 1, bias=False)
+            self.score4 = nn.Conv2d(512, num_classes, 1)
+            self.up4 = nn.ConvTranspose2d(num_classes, num_classes, 4, 2, 1, bias=False)
+            self.score3 = nn.Conv2d(256, num_classes, 1)
+            self.up3 = nn.ConvTranspose2d(num_classes, num_classes, 16, 8, 4, bias=False)
+
+        def forward(self, images):
+            pool3 = self.features[:17](images)
+            pool4 = self.features[17:24](pool3)
+            score = self.up5(self.classifier(self.features[24:](pool4))) + self.score4(pool4)
+            return self.up3(self.up4(score) + self.score3(pool3))
+
+    return Reference()
+
+
+def _step_seconds(model, images, target, device):
+    """A function that runs one forward and backward pass and returns its seconds."""
+    import torch
+
+    def wait():
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def once() -> float:
+        model.zero_grad(set_to_none=True)
+        wait()
+        begun = time.perf_counter()
+        torch.nn.functional.cross_entropy(model(images), target).backward()
+        wait()
+        return time.perf_counter() - begun
+
+    return once
+
+
+@experiment(
+    "speed/fcn8s",
+    unit={"ratio": "ratio", "ms_segtutor": "ms", "ms_torchvision": "ms"},
+    seeds=(0,),
+    device="auto",
+    config={"size": 96, "batch": 2, "classes": 21, "hidden": 512},
+    conditions="forward and backward of FCN-8s with VGG-16's own widths and 512 channels in fc6 and fc7, batch 2 at "
+    "96x96, fp32, dropout on, the same weights on both sides, each at its faster memory format, 15 pairs in turns "
+    "after 2 warm-up pairs in one process, median and quartiles",
+)
+def fcn8s(seed, quick, log):
+    """Our FCN-8s over the same layers built from torchvision, forward and backward."""
+    import torch
+
+    from segtutor.models import FCN8s
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, 3, 96, 96, generator=generator).to(device)
+    target = torch.randint(0, 21, (2, 96, 96), generator=generator).to(device)
+    # A narrow classifier: at 4,096 channels a step is mostly fc6 reading its 103 million weights, on both sides alike.
+    models = {"segtutor": FCN8s(21, hidden=512, score_init="he"), "torchvision": torchvision_fcn8s(21, 512)}
+    ours, theirs = (model.to(device) for model in models.values())
+    with torch.no_grad():
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            other.copy_(mine)
+        # A ratio means nothing if the two do not compute the same.
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-3)
+    sides = {}
+    for name, model in models.items():
+        model.train()
+        seconds = {}
+        for layout in (torch.contiguous_format, torch.channels_last):
+            step = _step_seconds(model.to(memory_format=layout), images.to(memory_format=layout), target, device)
+            seconds[layout] = min(step() for _ in range(2 if quick else 4))
+        best = min(seconds, key=seconds.get)
+        log(f"{name}: {best}, {1000 * seconds[best]:.0f} ms")
+        sides[name] = _step_seconds(model.to(memory_format=best), images.to(memory_format=best), target, device)
+    kept = {name: [] for name in sides}
+
+    def timed(name):
+        def once() -> float:
+            kept[name].append(sides[name]())
+            return kept[name][-1]
+
+        return once
+
+    measured = {"ratio": paired_ratio(timed("segtutor"), timed("torchvision"), 2 if quick else 15)}
+    for name, times in kept.items():
+        times = [1000 * seconds for seconds in times[2:]]
+        measured[f"ms_{name}"] = Measurement(statistics.median(times), quartiles(times))
     return measured
