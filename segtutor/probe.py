@@ -678,6 +678,12 @@ def _without_docstrings(code: str) -> str:
     return "\n".join(line for number, line in enumerate(lines) if number not in drop)
 
 
+def _first_line(doc: ast.Expr) -> str:
+    text = doc.value.value.strip().partition("\n")[0].strip()
+    raw = "r" if "\\" in text else ""
+    return f'{raw}"""{text}"""'
+
+
 def _skeleton(code: str) -> str:
     lines, out = code.splitlines(), []
 
@@ -696,8 +702,7 @@ def _skeleton(code: str) -> str:
         out.extend(header)
         inner = indent + "    "
         if doc is not None:
-            text = doc.value.value.strip().splitlines()
-            out.append(f'{inner}"""{text[0].strip()}"""')
+            out.append(inner + _first_line(doc))
         if isinstance(node, ast.ClassDef):
             members(node.body, inner, doc)
             if len(node.body) == 1 and doc is None:
@@ -715,6 +720,6 @@ def _skeleton(code: str) -> str:
     tree = ast.parse(code)
     doc = _doc_node(tree)
     if doc is not None:
-        out.append(f'"""{doc.value.value.strip().splitlines()[0]}"""')
+        out.append(_first_line(doc))
     members(tree.body, "", doc)
     return "\n".join(out)

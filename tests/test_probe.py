@@ -1,0 +1,435 @@
+"""The measuring instruments against hand-worked numbers and independent counts."""
+
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from segtutor import probe
+from segtutor.probe import (
+    compare_speed,
+    count_flops,
+    count_parameters,
+    count_saved_bytes,
+    effective_receptive_field,
+    receptive_field,
+    receptive_field_formula,
+    shape_trace,
+    show_source,
+    time_step,
+)
+
+VGG16 = [layer for count in (2, 2, 3, 3, 3) for layer in [(3, 1, 1)] * count + [(2, 2, 1)]]
+
+
+class Branches(nn.Module):
+    """Two paths, a pooling used twice, a functional resize, a dictionary as output."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+        self.pool = nn.MaxPool2d(2)
+        self.paths = nn.ModuleList([nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 3, padding=2, dilation=2)])
+
+    def forward(self, images):
+        x = self.pool(self.pool(self.stem(images)))
+        paths = [F.interpolate(path(x), images.shape[2:], mode="bilinear", align_corners=False) for path in self.paths]
+        return {"logits": torch.cat(paths, 1), "features": [x]}
+
+
+def untouched(model, function):
+    """Runs `function(model)` and checks that weights, statistics, modes, gradients and random state do not change."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    rng = torch.get_rng_state()
+    result = function(model)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------------- counts
+def test_parameters_count_shared_tensors_once():
+    first, second = nn.Linear(4, 5), nn.Linear(4, 5)
+    assert count_parameters(nn.Sequential(first, second)) == 50
+    second.weight = first.weight
+    assert count_parameters(nn.Sequential(first, second)) == 30
+    first.bias.requires_grad_(False)
+    assert count_parameters(nn.Sequential(first, second), trainable_only=True) == 25
+
+
+def test_flops_of_convolutions_by_hand():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.Conv2d(8, 8, 3, padding=1, groups=4))
+    by_hand = 2 * (8 * 3 * 9 * 6 * 5 + 8 * 2 * 9 * 6 * 5)
+    assert untouched(model, lambda m: count_flops(m, (12, 10))) == by_hand
+    assert count_flops(model, (12, 10), batch=3) == count_flops(model, (3, 3, 12, 10)) == 3 * by_hand
+
+
+def test_flops_of_attention_by_hand():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(16, 48, bias=False)
+
+        def forward(self, images):
+            q, k, v = self.qkv(images.flatten(2).transpose(1, 2)).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+            return F.scaled_dot_product_attention(q, k, v)
+
+    tokens = 5 * 7
+    assert count_flops(Attention(), (16, 5, 7)) == 2 * (tokens * 16 * 48 + 2 * tokens * tokens * 16)
+
+
+def test_published_gflops_are_multiply_adds():
+    models = pytest.importorskip("torchvision.models")
+    with torch.device("meta"):
+        vgg = models.vgg16()
+    assert count_parameters(vgg) == 138_357_544
+    assert count_flops(vgg, (224, 224)) / 2e9 == pytest.approx(15.47, abs=0.01)  # "GFLOPS" of torchvision's table
+
+
+def test_counts_of_a_model_that_has_to_see_numbers():
+    class Peeks(nn.Sequential):
+        def forward(self, images):
+            return super().forward(images) if float(images.sum()) >= 0 else images
+
+    model = Peeks(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Dropout())
+    assert untouched(model, lambda m: count_flops(m, (5, 5))) == 2 * 3 * 4 * 25
+    plain = nn.Sequential(*model)
+    assert untouched(model, lambda m: count_saved_bytes(m, (5, 5), batch=2)) >= count_saved_bytes(
+        plain[:2], (5, 5), batch=2
+    )
+
+
+def test_saved_bytes_by_hand():
+    maps = 4 * 16 * 16  # bytes of one float32 channel
+    assert count_saved_bytes(nn.Conv2d(3, 8, 3, padding=1), (16, 16)) == 3 * maps  # its input; the weights do not count
+    two = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 5, 1))
+    assert untouched(two, lambda m: count_saved_bytes(m, (16, 16))) == (3 + 8) * maps  # ReLU's output is the next input
+    pool = nn.Sequential(nn.Conv2d(3, 8, 1), nn.MaxPool2d(2))
+    # max-pool keeps its input, and 8-byte indices of a quarter as many pixels
+    assert count_saved_bytes(pool, (16, 16)) == (3 + 8 + 2 * 8 / 4) * maps
+    assert count_saved_bytes(two, (16, 16), batch=4) == 4 * (3 + 8) * maps
+
+
+def test_saved_bytes_agree_with_a_real_forward_pass():
+    model, kept = Branches(), {}
+    weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        alive.append(tensor)
+        return tensor
+
+    alive = []
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(torch.rand(2, 3, 32, 48))
+    expected = sum(size for pointer, size in kept.items() if pointer not in weights)
+    assert output["logits"].requires_grad
+    assert untouched(Branches(), lambda m: count_saved_bytes(m, (32, 48), batch=2)) == expected
+
+
+# -------------------------------------------------------------------------------------------------------- shape trace
+def test_trace_follows_the_data():
+    trace = untouched(Branches(), lambda m: shape_trace(m, (16, 24)))
+    assert [(row.name, row.in_shape, row.out_shape) for row in trace] == [
+        ("stem", (1, 3, 16, 24), (1, 6, 16, 24)),
+        ("pool", (1, 6, 16, 24), (1, 6, 8, 12)),
+        ("pool", (1, 6, 8, 12), (1, 6, 4, 6)),
+        ("paths.0", (1, 6, 4, 6), (1, 4, 4, 6)),
+        ("paths.1", (1, 6, 4, 6), (1, 4, 4, 6)),
+    ]
+    assert sum(row.params for row in trace) == count_parameters(Branches())
+
+
+def test_trace_depth_names_and_batch():
+    assert [row.name for row in shape_trace(Branches(), (16, 16), depth=2)][:3] == ["stem.0", "stem.1", "stem.2"]
+    chosen = shape_trace(Branches(), (3, 16, 16), names=["paths.1", "stem"], batch=2)
+    assert [row.name for row in chosen] == ["stem", "paths.1"]
+    assert chosen[0].in_shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match="'decoder'.*paths.0"):
+        shape_trace(Branches(), (16, 16), names=["decoder"])
+
+
+def test_trace_of_the_whole_and_of_several_outputs():
+    model = Branches()
+    trace = shape_trace(model, (16, 16), names=[""])
+    assert trace[0].out_shapes == ((1, 8, 16, 16), (1, 6, 4, 4))
+    assert "(+1 more)" in repr(trace)
+    assert shape_trace(nn.Conv2d(3, 2, 1), (4, 4))[0].kind == "Conv2d"
+
+
+def test_trace_prints_as_a_table():
+    lines = repr(shape_trace(Branches(), (16, 24))).splitlines()
+    assert lines[0].split() == ["module", "kind", "input", "output", "parameters"]
+    assert lines[2].startswith("stem") and "1 x 6 x 16 x 24" in lines[2] and lines[2].endswith("180")
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_size_must_make_sense():
+    with pytest.raises(ValueError, match=r"\(H, W\)"):
+        shape_trace(Branches(), (16,))
+
+
+# ---------------------------------------------------------------------------------------------------- receptive field
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([], 1),
+        ([(3,)], 3),
+        ([(3, 1, 1), (3, 1, 1)], 5),
+        ([(3, 2), (3, 1)], 7),  # 3 + 2 * 2
+        ([(3, 1, 2)], 5),
+        ([(3, 1, 1), (3, 1, 2), (3, 1, 4)], 15),  # 3, then + 4, then + 8
+        ([(7, 2, 1), (3, 2, 1)], 11),  # ResNet's stem: 7 + 2 * 2
+        (VGG16, 212),  # pool5
+        ([*VGG16, (7, 1, 1)], 404),  # fc6 as a convolution
+    ],
+)
+def test_formula_by_hand(layers, expected):
+    assert receptive_field_formula(layers) == expected
+
+
+def test_formula_reads_a_trunk():
+    trunk = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(4, 4, 3, dilation=2)
+    )
+    assert receptive_field_formula(trunk) == 3 + 2 * 2 + 4 * 4
+    with pytest.raises(ValueError, match="0's geometry.*square"):
+        receptive_field_formula(nn.Sequential(nn.Conv2d(3, 4, (3, 5))))
+    with pytest.raises(ValueError, match="upsamples"):
+        receptive_field_formula(nn.Sequential(nn.ConvTranspose2d(3, 4, 2)))
+
+
+def chain(layers, pool, norm=nn.BatchNorm2d):
+    modules = []
+    for kernel, stride, dilation in layers:
+        if kernel == 2:
+            modules.append(pool(2, stride))
+        else:
+            padding = dilation * (kernel // 2)
+            modules += [nn.Conv2d(2, 2, kernel, stride, padding, dilation), norm(2), nn.ReLU()]
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), *modules)
+    for module in model.modules():  # statistics and weights that a careless measurement would stumble over
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.fill_(100.0)
+            module.running_var.uniform_(0.1, 3.0)
+    return model
+
+
+class FunctionalPool(nn.Module):
+    def __init__(self, kernel, stride):
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x):
+        return F.max_pool2d(x, self.kernel, self.stride)
+
+
+class IndexPool(FunctionalPool):
+    def forward(self, x):
+        return F.max_pool2d(x, self.kernel, self.stride, return_indices=True)[0]
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d, nn.AvgPool2d, FunctionalPool, IndexPool])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [(3, 1, 1), (2, 2, 1), (3, 1, 1), (2, 2, 1), (3, 1, 1)],
+        [(5, 2, 1), (3, 1, 3), (2, 2, 1), (3, 2, 1)],
+        VGG16[:10],
+    ],
+)
+def test_measured_field_equals_the_formula(layers, pool):
+    model = chain(layers, pool)
+    expected = receptive_field_formula(layers)
+    found = untouched(model, lambda m: receptive_field(m, (expected + 61, expected + 48)))
+    assert (found.height, found.width, found.clipped) == (expected, expected, False)
+
+
+def test_measured_field_ignores_weights_that_are_zero():
+    model = chain([(3, 1, 1), (3, 1, 1)], nn.MaxPool2d)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    assert receptive_field(model, (21, 21)).height == 5
+
+
+def test_measured_field_place_and_clipping():
+    model = nn.Conv2d(3, 2, 3, stride=2, padding=1)
+    found = receptive_field(model, (17, 33), at=(2, 5))
+    assert (found.top, found.left, found.position) == (3, 9, (2, 5))
+    assert receptive_field(model, (17, 33), at=(0, 0)).clipped
+    assert "reaches the border" in repr(receptive_field(model, (17, 33), at=(0, 0)))
+    with pytest.raises(ValueError, match="outside the 9 x 17"):
+        receptive_field(model, (17, 33), at=(9, 0))
+
+
+def test_measured_field_of_a_named_layer_and_of_attention():
+    model = chain([(3, 1, 1), (3, 1, 1), (3, 1, 1)], nn.MaxPool2d)
+    assert receptive_field(model, (31, 31), layer="1").height == 3
+    assert receptive_field(model, (31, 31), layer="4").height == 5
+    with pytest.raises(ValueError, match="'stage9'"):
+        receptive_field(model, (31, 31), layer="stage9")
+
+    class Global(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.mix = nn.LayerNorm(3), nn.MultiheadAttention(3, 1, batch_first=True)
+
+        def forward(self, images):
+            x = self.norm(images.flatten(2).transpose(1, 2))
+            return self.mix(x, x, x, need_weights=False)[0].transpose(1, 2).reshape(images.shape)
+
+    found = receptive_field(Global(), (3, 9, 11))
+    assert (found.height, found.width, found.clipped) == (9, 11, True)
+    with pytest.raises(ValueError, match="needs a map"):
+        receptive_field(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), (8, 8))
+
+
+def test_effective_field_is_narrower_and_sums_to_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular") for _ in range(12)])
+    images = torch.randn(4, 4, 48, 48)
+    found = untouched(model, lambda m: effective_receptive_field(m, images))
+    assert float(found.map.sum()) == pytest.approx(1.0, abs=1e-4)
+    assert 5 <= found.side < 25 == receptive_field_formula(model)
+    assert "95 %" in repr(found)
+    assert images.grad is None and not images.requires_grad
+
+
+def test_effective_field_of_a_box_filter_by_hand():
+    model = nn.Conv2d(1, 1, 9, padding=4, bias=False)
+    nn.init.ones_(model.weight)
+    found = effective_receptive_field(model, torch.rand(1, 1, 31, 31))
+    assert torch.allclose(found.map[11:20, 11:20], torch.full((9, 9), 1 / 81))
+    assert found.side == 9
+    assert effective_receptive_field(model, torch.rand(1, 1, 31, 31), share=0.5).side == 7  # 49/81 > 0.5 > 25/81
+
+
+def test_effective_field_of_dead_units():
+    model = nn.Conv2d(1, 1, 3, padding=1)
+    nn.init.zeros_(model.weight)
+    with pytest.raises(ValueError, match="zero everywhere"):
+        effective_receptive_field(model, torch.rand(1, 1, 9, 9))
+
+
+# --------------------------------------------------------------------------------------------------------------- time
+@pytest.mark.parametrize("training", [True, False])
+def test_time_step(training):
+    timing = untouched(Branches().train(), lambda m: time_step(m, (16, 16), batch=2, repeats=5, training=training))
+    assert 0 < timing.low <= timing.median <= timing.high and timing.repeats == 5 and timing.unit == "ms"
+
+
+def test_compare_speed_sees_a_factor_of_two():
+    ratio = compare_speed(lambda: time.sleep(0.008), lambda: time.sleep(0.004), repeats=7)
+    assert ratio.median == pytest.approx(2.0, rel=0.3)
+    assert "x (quartiles" in repr(ratio)
+
+
+def test_compare_speed_alternates_the_order():
+    calls = []
+    compare_speed(lambda: calls.append("a"), lambda: calls.append("b"), repeats=4, warmup=0)
+    assert "".join(calls) == "abbaabba"
+
+
+# ------------------------------------------------------------------------------------------------------------- source
+class Shown(nn.Module):
+    """First line of the docstring.
+
+    More that a skeleton leaves out.
+    """
+
+    factor = 2  # a class attribute
+
+    def __init__(
+        self,
+        width: int,
+    ):
+        super().__init__()
+        self.width = width
+
+    @property
+    def doubled(self) -> int:
+        """Twice the width.
+
+        And more."""
+        return self.factor * self.width
+
+    @staticmethod
+    def fence():
+        return "```"
+
+    def short(self): return 1  # fmt: skip
+
+
+def test_source_as_it_stands():
+    assert repr(show_source(Shown)).startswith("class Shown(nn.Module):")
+    assert repr(show_source(Shown(3))) == repr(show_source(Shown))
+    assert repr(show_source(Shown, part="__init__")).splitlines()[-1] == "    self.width = width"
+    assert repr(show_source(Shown, part="doubled")).startswith("@property\ndef doubled")
+    assert "def fence" in repr(show_source(Shown, part="fence"))
+    assert repr(show_source(Shown(1).forward, part=None)).startswith("def ")
+
+
+def test_skeleton():
+    assert repr(show_source(Shown, skeleton=True)) == (
+        "class Shown(nn.Module):\n"
+        '    """First line of the docstring."""\n'
+        "    factor = 2  # a class attribute\n"
+        "\n"
+        "    def __init__(\n"
+        "        self,\n"
+        "        width: int,\n"
+        "    ):\n"
+        "        ...\n"
+        "\n"
+        "    @property\n"
+        "    def doubled(self) -> int:\n"
+        '        """Twice the width."""\n'
+        "        ...\n"
+        "\n"
+        "    @staticmethod\n"
+        "    def fence():\n"
+        "        ...\n"
+        "\n"
+        "    def short(self): return 1  # fmt: skip"
+    )
+
+
+def test_without_docstrings():
+    code = repr(show_source(Shown, docstring=False))
+    assert '"""' not in code and "factor = 2" in code and "return self.factor * self.width" in code
+    compile(code, "shown", "exec")
+
+
+@pytest.mark.parametrize("skeleton", [True, False])
+def test_every_view_of_this_very_module_is_python(skeleton):
+    compile(repr(show_source(probe, skeleton=skeleton)), "module", "exec")
+    compile(repr(show_source(probe, docstring=False)), "module", "exec")
+
+
+def test_notebooks_get_a_code_block_that_their_theme_colours():
+    assert show_source(count_flops)._repr_markdown_().startswith("```python\ndef count_flops")
+    fenced = show_source(Shown, part="fence")._repr_markdown_().splitlines()
+    assert fenced[0] == "````python" and fenced[-1] == "````"
+    from IPython.core.formatters import DisplayFormatter
+
+    data, _ = DisplayFormatter().format(show_source(count_flops))
+    assert set(data) == {"text/markdown", "text/plain"}
+
+
+def test_skeleton_keeps_backslashes_raw():
+    assert 'r"""Receptive field of a chain of layers: :math:`r = 1 + \\sum_i' in repr(
+        show_source(receptive_field_formula, skeleton=True)
+    )
+
+
+def test_source_that_is_not_there():
+    with pytest.raises(ValueError, match="no part named 'decode'"):
+        show_source(Shown, part="decode")
+    with pytest.raises(ValueError, match="no Python source"):
+        show_source(len)
