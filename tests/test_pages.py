@@ -1,0 +1,258 @@
+"""The pages around the chapters say what is true of the package: tables, quoted messages, numbers, names."""
+
+import pathlib
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+
+import segtutor
+from segtutor.papers import PAPERS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+# ---- The map ---------------------------------------------------------------------------------------------------------
+
+
+def toc() -> list[str]:
+    def walk(node):
+        if isinstance(node, dict):
+            yield from (node[key] for key in ("root", "file") if key in node)
+            for child in node.values():
+                yield from walk(child)
+        elif isinstance(node, list):
+            for child in node:
+                yield from walk(child)
+
+    return list(walk(yaml.safe_load(page("_toc.yml"))))
+
+
+def test_every_page_is_in_the_table_of_contents_once():
+    pages = toc()
+    assert len(pages) == len(set(pages))
+    for name in pages:
+        assert (ROOT / f"{name}.md").exists() or (ROOT / f"{name}.ipynb").exists(), f"_toc.yml names {name}"
+    written = {path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "book").rglob("*.md")}
+    written |= {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert written - set(pages) == set(), "written, but not in _toc.yml"
+
+
+def test_readme_and_index_show_every_chapter_and_no_other():
+    chapters = {name for name in toc() if name.startswith("notebooks/")}
+    assert set(re.findall(r"\((notebooks/\w+)\.ipynb\)", page("README.md"))) == chapters
+    assert set(re.findall(r":link: \.\./(notebooks/\w+)", page("book/index.md"))) == chapters
+
+
+def test_one_version_everywhere():
+    citation = yaml.safe_load(page("CITATION.cff"))
+    assert citation["version"] == segtutor.__version__
+    assert re.search(rf"^## {re.escape(segtutor.__version__)}$", page("CHANGELOG.md"), re.M)
+    assert f"version = {{{segtutor.__version__}}}" in page("README.md")
+
+
+# ---- Prose -----------------------------------------------------------------------------------------------------------
+
+BANNED = r"simply|just|obviously|note that|worth mentioning|powerful|crucial|state-of-the-art|delve|leverages?"
+PROSE = ["README.md", "CONTRIBUTING.md", *(path.relative_to(ROOT).as_posix() for path in (ROOT / "book").glob("*.md"))]
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_prose_keeps_the_voice_of_the_book(name):
+    prose = re.sub(r"```.*?```|`[^`]*`", "", page(name), flags=re.S)
+    prose = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", prose)
+    assert not re.findall(rf"\b(?:{BANNED})\b", prose, re.I)
+    assert not re.findall(r"\w!(?=\s|$)", prose)
+
+
+# ---- Data ------------------------------------------------------------------------------------------------------------
+
+DATASETS = [
+    ("SyntheticScenes", "synthetic_scenes", "SCENES_SPEC"),
+    ("SyntheticCells", "synthetic_cells", "CELLS_SPEC"),
+    ("CamVid", "camvid", "SPEC"),
+    ("DrosophilaVNC", "drosophila_vnc", "SPEC"),
+    ("ISBI2012", "isbi2012", "SPEC"),
+    ("OxfordPets", "oxford_pets", "SPEC"),
+    ("VOC", "voc", "SPEC"),
+    ("Cityscapes", "cityscapes", "SPEC"),
+]
+
+
+def dataset_table() -> str:
+    lines = ["| class | dataset | classes | channels | licence | reference |", "|---|---|---|---|---|---|"]
+    for name, module, constant in DATASETS:
+        spec = getattr(import_module(f"segtutor.data.{module}"), constant)
+        title = f"[{spec.title}]({spec.homepage})" if spec.homepage else spec.title
+        reference = f"{{cite:p}}`{spec.citation}`" if spec.citation else ""
+        cells = [f"{{class}}`~segtutor.data.{name}`", title, str(spec.num_classes), str(spec.in_channels)]
+        lines.append("| " + " | ".join([*cells, spec.licence, reference]) + " |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_datasets_is_what_the_specs_say():
+    assert dataset_table() in page("book/data.md"), f"book/data.md should have:\n{dataset_table()}"
+
+
+def test_the_page_of_datasets_forgets_none():
+    from segtutor import data
+
+    sources = (ROOT / "segtutor/data").glob("*.py")
+    specced = {path.stem for path in sources if re.search(r"^\w+ = DatasetSpec\(", path.read_text("utf-8"), re.M)}
+    assert specced == {module for _, module, _ in DATASETS}
+    assert all(hasattr(data, name) for name, _, _ in DATASETS)
+
+
+def test_knobs_on_the_page_exist():
+    from segtutor.data import SyntheticScenes
+
+    calls = re.findall(r"= (SyntheticScenes\(.*\)) +#", page("book/data.md"))
+    assert calls
+    for call in calls:
+        image, mask = eval(call, {"SyntheticScenes": SyntheticScenes})[0]
+        assert image.shape[1:] == mask.shape
+
+
+# ---- Numbers in prose -----------------------------------------------------------------------------------------------
+
+
+def test_numbers_in_prose():
+    import inspect
+
+    from segtutor import data, metrics
+
+    assert f"the crop of {PAPERS['fcn'].facts['crop_final_fcn32s'].value} pixels" in page("book/index.md")
+    assert inspect.signature(metrics.boundary_band).parameters["width"].default == 3
+    assert page("book/notation.md").count("three pixels") == page("book/glossary.md").count("three pixels wide") == 1
+    for _, module, constant in DATASETS:
+        assert getattr(import_module(f"segtutor.data.{module}"), constant).ignore_index == 255
+    assert "its value is 255" in page("book/notation.md")
+    pyproject = page("pyproject.toml")
+    for found, where in ((r">=3\.10\"", "Python 3.10"), (r"torch>=2\.4\"", "torch 2.4")):
+        assert re.search(found, pyproject) and where in page("book/setup.md")
+    assert hasattr(data, "check_dataset")
+
+
+# ---- Troubleshooting: each quoted message is made to appear ---------------------------------------------------------
+
+
+def load_other_classes():
+    with torch.device("meta"):
+        source, target = segtutor.models.FCN8s(21), segtutor.models.FCN8s(11)
+    target.load_state_dict(source.state_dict())
+
+
+def load_renamed():
+    with torch.device("meta"):
+        model = segtutor.models.FCN8s(2, hidden=8)
+    model.load_state_dict({f"module.{name}": tensor for name, tensor in model.state_dict().items()})
+
+
+def load_pickled_objects(tmp_path):
+    torch.save({"path": pathlib.PurePosixPath("x")}, tmp_path / "x.pth")
+    torch.load(tmp_path / "x.pth", weights_only=True)
+
+
+def grey_image():
+    segtutor.models.FCN8s(2, widths=(2, 2, 2, 2, 2), hidden=2)(torch.zeros(1, 1, 32, 32))
+
+
+def train_on_nan():
+    dataset = [(torch.full((3, 4, 4), float("nan")), torch.zeros(4, 4, dtype=torch.long))] * 2
+    segtutor.training.fit(nn.Conv2d(3, 2, 1), dataset, steps=1, batch_size=2)
+
+
+def batch(*sides):
+    return torch.utils.data.default_collate([torch.zeros(3, *side, device="meta") for side in sides])
+
+
+MESSAGES = {
+    "size mismatch": (
+        load_other_classes,
+        "size mismatch for score_fr.weight: copying a param with shape torch.Size([21, 4096, 1, 1]) from checkpoint, "
+        "the shape in current model is torch.Size([11, 4096, 1, 1]).",
+    ),
+    "missing keys": (load_renamed, 'Missing key(s) in state_dict: "trunk.stage1.conv1_1.weight"'),
+    "unexpected keys": (load_renamed, 'Unexpected key(s) in state_dict: "module.trunk.stage1.conv1_1.weight"'),
+    "channels": (
+        lambda: nn.Conv2d(2048, 512, 3)(torch.zeros(1, 512, 8, 8)),
+        "Given groups=1, weight of size [512, 2048, 3, 3], expected input[1, 512, 8, 8] to have 2048 channels, "
+        "but got 512 channels instead",
+    ),
+    "grey": (
+        grey_image,
+        "images have 1 channels, but the model was built with in_channels=3: pass in_channels=1 when building it, "
+        "or convert the images.",
+    ),
+    "concatenate": (
+        lambda: torch.cat([torch.zeros(1, 2, 22, 30), torch.zeros(1, 2, 23, 30)], dim=1),
+        "Sizes of tensors must match except in dimension 1. Expected size 22 but got size 23 for tensor number 1 "
+        "in the list.",
+    ),
+    "add": (
+        lambda: torch.zeros(1, 2, 22, 30) + torch.zeros(1, 2, 23, 30),
+        "The size of tensor a (22) must match the size of tensor b (23) at non-singleton dimension 2",
+    ),
+    "stack": (
+        lambda: batch((360, 480), (375, 500)),
+        "stack expects each tensor to be equal size, but got [3, 360, 480] at entry 0 and [3, 375, 500] at entry 1",
+    ),
+    "one value": (
+        lambda: nn.BatchNorm2d(256)(torch.zeros(1, 256, 1, 1)),
+        "Expected more than 1 value per channel when training, got input size torch.Size([1, 256, 1, 1])",
+    ),
+    "label 255": (
+        lambda: F.cross_entropy(torch.zeros(1, 11, 2, 2), torch.full((1, 2, 2), 255)),
+        "Target 255 is out of bounds.",
+    ),
+    "label 7": (
+        lambda: segtutor.losses.CrossEntropyLoss()(torch.zeros(1, 2, 4, 4), torch.full((1, 4, 4), 7)),
+        "CrossEntropyLoss: the target holds 7, but task 'multiclass' with 2 classes allows 0..1 and ignore_index 255",
+    ),
+    "nan": (train_on_nan, "the loss became nan at step 1"),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_quoted_message_is_the_one_that_appears(name):
+    fails, message = MESSAGES[name]
+    with pytest.raises(Exception) as caught:
+        fails()
+    assert message in str(caught.value)
+    quoted = re.findall(r"```text\n(.*?)```", page("book/troubleshooting.md"), re.S)
+    [block] = [block for block in quoted if message in block]
+    kind = re.match(r"(?:\w+\.)*(\w+): ", block)
+    assert kind is None or kind.group(1) in {base.__name__ for base in type(caught.value).__mro__}
+
+
+def test_quoted_message_of_unsafe_weights(tmp_path):
+    with pytest.raises(Exception, match="Weights only load failed.") as caught:
+        load_pickled_objects(tmp_path)
+    assert type(caught.value).__name__ == "UnpicklingError"
+    assert "_pickle.UnpicklingError: Weights only load failed." in page("book/troubleshooting.md")
+
+
+def test_quoted_message_of_missing_internet(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    with pytest.raises(segtutor.weights.WeightsError) as caught:
+        segtutor.weights.load_pretrained(segtutor.models.FCN8s(2, hidden=8))
+    ending = "connect to the internet once, or pass path= to a local copy."
+    assert str(caught.value).endswith(ending) and ending in page("book/troubleshooting.md")
+
+
+def test_an_all_void_batch_is_what_the_page_says():
+    target = torch.full((1, 2, 2), 255)
+    assert F.cross_entropy(torch.zeros(1, 11, 2, 2), target, ignore_index=255).isnan()
+    assert segtutor.losses.CrossEntropyLoss()(torch.zeros(1, 11, 2, 2), target) == 0
