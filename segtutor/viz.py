@@ -43,8 +43,8 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
 WIDTH = 7.0  # inches: one text column
 INK, MUTED, HAIRLINE, CARD = "#22262b", "#5a626b", "#d5d9de", "#ffffff"
 VOID, WRONG = "#e4e6e9", "#d1006c"
-# Lines and bars, in order: readable as thin strokes on white, apart for colour-blind readers (Okabe and Ito, darkened).
-SERIES = ("#0b5fa5", "#c44601", "#00735c", "#8c3a86", "#8a6a00", "#3d4450")
+# Lines, bars and arrows, in order: dark enough to be text on white, and as far apart as the palette.
+SERIES = ("#0671eb", "#850c00", "#0e6b51", "#7a2371", "#956f01", "#29272b")
 
 STYLE: dict[str, Any] = {
     "figure.facecolor": CARD,
