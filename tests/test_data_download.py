@@ -14,6 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+
 from segtutor.data import camvid, download, drosophila_vnc, isbi2012, oxford_pets, voc
 from segtutor.data.download import (
     CorruptFileError,

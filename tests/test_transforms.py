@@ -8,6 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
 from segtutor.data.pairs import resize_image, resize_mask
 from segtutor.data.spec import DatasetSpec
 from segtutor.data.transforms import (
@@ -18,7 +20,6 @@ from segtutor.data.transforms import (
     normalize,
     train_transform,
 )
-from torch.utils.data import DataLoader, Dataset
 
 COLORS = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
 
@@ -51,8 +52,15 @@ sides = st.integers(1, 70)
 
 
 @settings(max_examples=80, deadline=None)
-@given(height=sides, width=sides, crop=st.tuples(sides, sides), seed=st.integers(0, 10**6), flip=st.booleans(),
-       scale=st.sampled_from([None, (0.3, 0.9), (0.75, 1.5), (1.0, 3.0)]), ignore=st.sampled_from([255, -1, 100]))  # fmt: skip
+@given(
+    height=sides,
+    width=sides,
+    crop=st.tuples(sides, sides),
+    seed=st.integers(0, 10**6),
+    flip=st.booleans(),
+    scale=st.sampled_from([None, (0.3, 0.9), (0.75, 1.5), (1.0, 3.0)]),
+    ignore=st.sampled_from([255, -1, 100]),
+)
 def test_no_label_appears_that_was_not_there(height, width, crop, seed, flip, scale, ignore):
     image, mask = blobs(height, width, seed)
     torch.manual_seed(seed)

@@ -166,7 +166,7 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode in _SIXTEEN_BITS:
                 grey = np.asarray(image).astype(np.float32) / 65535
-                return np.ascontiguousarray(np.broadcast_to(grey, (channels, *grey.shape)))
+                return np.repeat(grey[None], channels, axis=0)
             pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}): it is damaged, or no image file") from error
