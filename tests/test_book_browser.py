@@ -40,6 +40,7 @@ def report() -> dict:
         command = ["node", str(serve.BROWSER / "check.mjs"), serve.chromium(), base, *PAGES]
         run = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert run.returncode == 0, run.stderr
+    (ROOT / "_build" / "browser.json").write_text(run.stdout, encoding="utf-8")
     return json.loads(run.stdout)
 
 
