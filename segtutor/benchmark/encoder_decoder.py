@@ -191,8 +191,8 @@ def decoder(seed, quick, log):
     seeds=(0,),
     unit="ratio",
     conditions="four convolutions of equal parameters dilated at full resolution (receptive field 31 pixels) over "
-    "pooled (46 pixels): FLOPs of the forward pass, bytes kept for the backward pass, processor time of a training step; "
-    "batch 8 at 64x64, one thread, the two measured in turns",
+    "pooled (46 pixels): FLOPs of the forward pass, bytes kept for the backward pass, processor time of a training "
+    "step; batch 8 at 64x64, one thread, the two measured in turns",
 )
 def cost(seed, quick, log):
     """What the same convolutions cost at full resolution and behind pooling."""
@@ -229,8 +229,8 @@ def cost(seed, quick, log):
     unit="mIoU",
     config={"size": list(SIZE), "steps": 150},
     conditions="synthetic scenes at 64x64, equal parameters, pooled (receptive field 46 pixels) against dilated "
-    "at full resolution (31 pixels), both without skips, trained 150 steps of batch 8 and scored on 100 other scenes, at noise of "
-    "standard deviation 0 and 0.3 (images in 0..1) in training and test alike",
+    "at full resolution (31 pixels), both without skips, trained 150 steps of batch 8 and scored on 100 other scenes, at "
+    "noise of standard deviation 0 and 0.3 (images in 0..1) in training and test alike",
 )
 def noise(seed, quick, log):
     """How much noise costs a net that pools and one that keeps full resolution."""
