@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import operator
 
@@ -52,6 +53,12 @@ class Draws:
     def __init__(self, *key: int) -> None:
         self.generator = np.random.default_rng(key)
         self._next = iter(())
+
+    def apart(self, row: list[float]) -> Draws:
+        """Draws for one thing alone, from numbers of its own: so that no knob of another thing disturbs it."""
+        alone = object.__new__(Draws)
+        alone.generator, alone._next = self.generator, itertools.cycle(row)
+        return alone
 
     def __call__(self, low: float = 0.0, high: float = 1.0) -> float:
         """A uniform number in [low, high)."""

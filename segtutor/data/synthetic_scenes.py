@@ -37,8 +37,8 @@ SCENES_SPEC = DatasetSpec(
         "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
     ),
     palette=(
-        (158, 202, 237), (133, 120, 118), (250, 196, 54), (70, 74, 92), (203, 180, 210), (64, 132, 82),
-        (236, 112, 20), (160, 104, 58), (28, 92, 180), (204, 40, 92), (38, 200, 190),
+        (166, 196, 245), (141, 48, 33), (238, 243, 196), (86, 80, 88), (186, 138, 188), (26, 134, 112),
+        (243, 205, 36), (140, 138, 92), (34, 62, 204), (236, 60, 28), (92, 18, 98),
     ),
     ignore_index=VOID,
     mean=(0.480, 0.468, 0.464),
@@ -613,41 +613,49 @@ class _Scene:
         return self.within(low, high, scale) if side > 0 else self.within(-high, -low, scale)
 
     def furniture(self) -> list[tuple]:
-        """Everything that stands on the street: (scale, painter, arguments), not yet sorted by distance."""
-        draws, knobs, things = self.draws, self.knobs, []
-        for _ in range(draws.whole(1, 4)):
+        """Everything that stands on the street: (scale, its own draws, painter, arguments), not sorted by distance."""
+        shared, knobs, things = self.draws, self.knobs, []
+        rows = iter(shared.generator.random((9 + 40, 32)).tolist())
+
+        def add(scale: float, painter, *arguments) -> None:
+            things.append((scale, self.draws, painter, arguments))
+
+        trees, poles = shared.whole(1, 4), shared.whole(3, 5)
+        for number in range(4):
+            self.draws = draws = shared.apart(next(rows))
             scale = draws.log(0.07, 0.42)
-            place = self.aside(self.road + 0.6, self.edge, scale)
-            things.append((scale, self.paint_tree, (place, scale, draws(3.5, 6.5))))
-        for _ in range(draws.whole(3, 5)):
+            if number < trees:
+                add(scale, self.paint_tree, self.aside(self.road + 0.6, self.edge, scale), scale, draws(3.5, 6.5))
+        for number in range(5):
+            self.draws = draws = shared.apart(next(rows))
             scale = draws.log(0.09, 0.5)
             place = self.aside(self.road + 0.1, self.road + 0.5, scale)
             sign = draws() < 0.55
-            tall = draws(2.3, 3.0) if sign else draws(4.0, 6.0)
-            things.append((scale, self.paint_pole, (place, scale, tall, sign)))
+            if number < poles:
+                add(scale, self.paint_pole, place, scale, draws(2.3, 3.0) if sign else draws(4.0, 6.0), sign)
         # Sizes are spread around one middle size, so that the knob changes the range and not the middle.
         spread = math.sqrt(knobs.scale)
         low, high = 0.25 / spread, 0.25 * spread
         for _ in range(knobs.objects):
-            scale = draws.log(low, high) if spread > 1 else low
+            self.draws = draws = shared.apart(next(rows))
+            scale = draws.log(low, high)
             if draws() < 0.55:
                 lane = self.road - draws(0.95, 1.15) if draws() < 0.6 else 0.5 * self.road
-                place = self.aside(lane - 0.1, lane + 0.1, scale)
-                things.append((scale, self.paint_car, (place, scale, 1.0)))
+                add(scale, self.paint_car, self.aside(lane - 0.1, lane + 0.1, scale), scale, 1.0)
             else:
                 place = self.aside(self.road + 0.3, self.edge - 0.2, scale)
-                things.append((scale, self.paint_pedestrian, (place, scale, draws(0.9, 1.08))))
+                add(scale, self.paint_pedestrian, place, scale, draws(0.9, 1.08))
         left = knobs.rare * self.height * self.width
         while left > 0:  # until the share is covered; the last one is drawn or not by chance
-            scale = draws.log(low, high) if spread > 1 else low
+            self.draws = draws = shared.apart(shared.generator.random(32).tolist())
+            scale = draws.log(low, high)
             unit = self.per_metre * scale
             # A silhouette's area in square metres, measured: thin tubes are drawn thicker when they are far away.
             area = VISIBLE_SHARE * max(0.83, 0.72 + 2.3 / unit) * unit**2
             if left < area and draws() > left / area:
                 break
             left -= area
-            place = self.within(-self.road + 0.3, self.road - 0.3, scale)
-            things.append((scale, self.paint_bicyclist, (place, scale, 1.0)))
+            add(scale, self.paint_bicyclist, self.within(-self.road + 0.3, self.road - 0.3, scale), scale, 1.0)
         return things
 
     def render(self) -> Canvas:
@@ -656,7 +664,8 @@ class _Scene:
         self.paint_ground()
         self.paint_side(-1)
         self.paint_side(1)
-        for _, painter, arguments in sorted(self.furniture(), key=lambda thing: thing[0]):
+        for _, draws, painter, arguments in sorted(self.furniture(), key=lambda thing: thing[0]):
+            self.draws = draws
             painter(*arguments)
         return self.canvas
 
