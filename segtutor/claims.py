@@ -105,6 +105,21 @@ CLAIMS = (
         "Cross-entropy weighs every pixel alike and Dice does not; Dice lies between 0 and 1, where 1 is a perfect "
         "overlap.",
         "01_losses_and_metrics",
+        verdict=CONFIRMED,
+        sentence="Bicyclists cover {LOSS-1/pixels:.2%} of the pixels. When training begins they have "
+        "{LOSS-1/ce:.2%} of the gradient under cross-entropy and {LOSS-1/dice:.2%} under Dice. The Dice coefficient "
+        "of random masks lies between {LOSS-1/dice_lowest@low:.2f} and {LOSS-1/dice_highest@high:.2f}; disjoint masks "
+        "have {LOSS-1/dice_disjoint:.0f}, equal ones {LOSS-1/dice_perfect:.0f}.",
+        conditions="synthetic scenes at 64x64, the logits of an untrained network, 3 seeds",
+        checks=(
+            "LOSS-1/dice > LOSS-1/ce@high",
+            "LOSS-1/pixels minus LOSS-1/ce < 0.0001",
+            "LOSS-1/ce minus LOSS-1/pixels < 0.0001",
+            "LOSS-1/dice_lowest@low >= 0",
+            "LOSS-1/dice_highest@high <= 1",
+            "LOSS-1/dice_disjoint == 0",
+            "LOSS-1/dice_perfect == 1",
+        ),
     ),
     # ----------------------------------------------------------------------------------------------- 02_encoder_decoder
     Claim(
