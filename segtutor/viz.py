@@ -730,7 +730,8 @@ def plot_bars(
             axes.barh(y, number, height=thick * 0.86, color=color, label=name if row == 0 else None)
             error = float(spreads.get(name, {}).get(key, 0.0))
             if error:
-                axes.plot([number - error, number + error], [y, y], color=INK, linewidth=1.2, solid_capstyle="butt")
+                for ink, weight in ((CARD, 3.0), (INK, 1.2)):  # a pale edge, or it would vanish on a dark bar
+                    axes.plot([number - error, number + error], [y, y], color=ink, linewidth=weight)
             text = f"{number:.{digits}f}".replace("-", "\N{MINUS SIGN}") + (f" ± {error:.{digits}f}" if error else "")
             axes.annotate(
                 text,

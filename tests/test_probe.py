@@ -146,6 +146,18 @@ def test_trace_follows_the_data():
     assert sum(row.params for row in trace) == count_parameters(Branches())
 
 
+def test_trace_counts_a_module_that_is_called_twice_once():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.step = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            return self.step(self.step(x))
+
+    assert [row.params for row in shape_trace(Recurrent(), (4, 8, 8))] == [148, 0]
+
+
 def test_trace_depth_names_and_batch():
     assert [row.name for row in shape_trace(Branches(), (16, 16), depth=2)][:3] == ["stem.0", "stem.1", "stem.2"]
     chosen = shape_trace(Branches(), (3, 16, 16), names=["paths.1", "stem"], batch=2)
