@@ -33,8 +33,8 @@ def train_transform(
         color: Strength of random brightness, contrast and saturation, 0 to 1; 0 leaves colours alone.
 
     Returns:
-        A function of image (C, H, W) in [0, 1] and mask (H, W) that returns image (C, *crop), normalised, and mask
-        of shape crop.
+        A function of image (C, H, W) in [0, 1] and mask (H, W) that returns an image of C channels and a mask,
+        both of the size ``crop``, the image normalised.
 
     Raises:
         ValueError: If an argument is out of its range, or ``color`` is used on images with other than 1 or 3 channels.
