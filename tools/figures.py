@@ -110,7 +110,7 @@ def overview_figure():
     page = Page(2 * margin + 4 * wide + 2 * gap + between, head + tall + foot)
     size = (tall, wide)
     sets = (
-        (SyntheticScenes(size=size, seed=21, noise=0.004, objects=9, thickness=3), 2, "a street", 6),
+        (SyntheticScenes(size=size, seed=21, noise=0.004, objects=9, thickness=3), 7, "a street", 6),
         (SyntheticCells(size=size, seed=21, noise=0.012, thickness=4), 6, "nerve tissue", 3),
     )
     for half, (dataset, index, title, columns) in enumerate(sets):
@@ -124,7 +124,7 @@ def overview_figure():
         middle = (margin + half * (2 * wide + gap + between) + wide + gap / 2) / page.width
         page.figure.legend(
             handles=handles(dataset.spec), loc="center", bbox_to_anchor=(middle, foot / 2 / page.height),
-            ncols=columns, fontsize=9, columnspacing=1.3, handlelength=1.3,
+            ncols=columns, fontsize=8.5, columnspacing=1.1, handlelength=1.1, handletextpad=0.5,
         )  # fmt: skip
     return page.figure
 
@@ -132,7 +132,7 @@ def overview_figure():
 def save(figure, path: Path) -> None:
     """Write an opaque PNG, one figure pixel per image pixel."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor=viz.CARD, bbox_inches=None, dpi=DPI)
+    figure.savefig(path, facecolor=viz.CARD, bbox_inches=figure.bbox_inches, dpi=DPI)
     plt.close(figure)
     print(f"{path.relative_to(ROOT).as_posix()}: {path.stat().st_size // 1024} KB")
 

@@ -60,7 +60,6 @@ CUE_CLASSES = (SIGN, FENCE)
 DISC_GREY = np.float32(0.55)
 
 CAMERA_HEIGHT = 2.5
-FURTHEST = 130.0
 # Of a bicyclist's pixels, what is left on average after others stand in front and the image ends; measured.
 VISIBLE_SHARE = 0.8
 PEDESTRIAN_HEIGHT = 1.75
@@ -303,24 +302,19 @@ class _Scene:
         """House fronts and fences along one side of the street, in perspective."""
         draws, canvas = self.draws, self.canvas
         reach = (self.vanish if side < 0 else self.width - self.vanish) / (self.edge * self.per_metre)
-        away, plots = self.focal / reach - draws(0, 8), []
-        while away < FURTHEST:
-            length = draws(5, 13)
-            fence = draws() < 0.22
-            plots.append((away + length, fence, draws(1.0, 1.5) if fence else draws(4.2, 10.5)))
-            away += length
-        ends = np.array([plot[0] for plot in plots], np.float32)
-        count = len(plots)
-        fences = np.array([plot[1] for plot in plots])
-        heights = np.array([plot[2] for plot in plots], np.float32)
-        lit = 1.08 if side == -self.sun else 0.78
-        walls = np.array([draws.pick(_WALLS) for _ in plots], np.float32) * np.float32(lit)
-        walls *= np.array([draws(0.85, 1.12) for _ in plots], np.float32)[:, None]
-        walls[fences] = np.array(draws.pick(((0.50, 0.36, 0.22), (0.36, 0.38, 0.36), (0.62, 0.58, 0.50)))) * lit
-        walls *= self.light[:, 0, 0]
+        count = 16
+        numbers = draws.generator.random((7, count), dtype=np.float32)
+        ends = np.float32(self.focal / reach - 8 * draws()) + np.cumsum(5 + 8 * numbers[0])
+        fences = numbers[1] < 0.22
+        heights = np.where(fences, 1.0 + 0.5 * numbers[2], 4.2 + 6.3 * numbers[2])
+        lit = np.float32(1.08 if side == -self.sun else 0.78)
+        walls = np.array(_WALLS, np.float32)[(numbers[3] * len(_WALLS)).astype(np.intp)]
+        walls *= (0.85 + 0.27 * numbers[4])[:, None]
+        walls[fences] = draws.pick(((0.50, 0.36, 0.22), (0.36, 0.38, 0.36), (0.62, 0.58, 0.50)))
+        walls *= self.light[:, 0, 0] * lit
 
         for plot in range(count):  # trees in the gardens behind fences
-            if fences[plot] and ends[plot] < 50:
+            if fences[plot] and ends[plot] < 40:
                 away = max(float(ends[plot]) - draws(1.5, 5.0), 3.0)
                 self.paint_tree(side * (self.edge + draws(1.5, 3.5)), self.focal / away, draws(3.5, 6.0))
         for plot in range(count - 2, -1, -1):  # gable walls, seen over a lower neighbour that is nearer
@@ -341,7 +335,7 @@ class _Scene:
         scale = np.maximum(np.abs(across - np.float32(self.vanish)), 0.3) / np.float32(self.edge * self.per_metre)
         along = np.float32(self.focal) / scale
         plot = np.minimum(np.searchsorted(ends, along[0]), count - 1)
-        visible = along < ends[-1]
+        visible = along < ends[-1]  # some 130 metres: then only the skyline
         unit = np.float32(self.per_metre) * scale
         high = heights[plot][None]
         base = np.float32(self.horizon) + np.float32(self.ground) * scale
@@ -351,8 +345,7 @@ class _Scene:
         where = (rows, columns)
         inside = (up >= 0) & (up < high) & visible
 
-        bays = np.array([draws(1.2, 2.0) for _ in plots], np.float32)[plot][None]
-        storeys = np.array([draws(2.1, 2.7) for _ in plots], np.float32)[plot][None]
+        bays, storeys = 1.2 + 0.8 * numbers[5][plot][None], 2.1 + 0.6 * numbers[6][plot][None]
         bay, storey = along / bays, up / storeys
         bay_number, storey_number = np.floor(bay), np.floor(storey)
         u, v = bay - bay_number, storey - storey_number
@@ -366,6 +359,12 @@ class _Scene:
         shade[below_roof < 0.32] *= 0.80  # cornice
         framed = (np.abs(u - 0.5) < 0.33) & (storey_number > 0) & (below_roof > 0.45)
         shade[framed & (np.abs(v - 0.56) < 0.33)] *= 1.13
+        fence = np.nonzero(fences[plot])[0]
+        if len(fence):
+            share = up[:, fence] / high[:, fence]
+            gap = (along[:, fence] % 0.32 > 0.22) & (np.abs(share - 0.8) > 0.05) & (np.abs(share - 0.25) > 0.05)
+            shade[:, fence] *= np.where(gap, np.float32(0.55), np.float32(1.08))
+            window[:, fence] = False
         clear = self.clearness(scale)
         wall = (walls[plot].T * clear)[:, None, :]
         air = self.haze * (1 - clear)
@@ -376,12 +375,9 @@ class _Scene:
         glass = (0.16 + 0.30 * glow * (0.4 + v[at])) * np.float32(((0.80,), (0.95,), (1.12,)))
         glass[:, glow > 0.93] = np.float32(((0.90,), (0.72,), (0.42,)))
         colour[:, at[0], at[1]] = glass * clear[0, at[1]] + air[:, 0, at[1]]
-        fence = fences[plot][None]
-        canvas.paint(where, inside & ~fence, BUILDING, colour)
-        if fences.any():
-            slat = (along % 0.32 < 0.22) | (np.abs(up - 0.8 * high) < 0.06) | (np.abs(up - 0.25 * high) < 0.06)
-            tone = np.where(slat, np.float32(1.08), np.float32(0.55)) * shade
-            canvas.paint(where, inside & fence, FENCE, wall * tone + air)
+        canvas.paint(where, inside & ~fences[plot], BUILDING, colour)
+        if len(fence):
+            canvas.paint(where, inside & fences[plot], FENCE, colour)
 
     def paint_tree(self, metres: float, scale: float, tall: float) -> None:
         draws, canvas = self.draws, self.canvas
@@ -459,7 +455,7 @@ class _Scene:
     def shadow(self, x: float, y: float, half: float, scale: float) -> None:
         """Darken the ground under a thing; the ground keeps its class."""
         where = self.canvas.window(x - half * 1.15, x + half * 1.15, y - half * 0.16 - 1, y + half * 0.13 + 1)
-        if where and self.knobs.texture > 0 and half > 2:
+        if where and self.knobs.texture > 0 and half > 3:
             dx = (self.columns[:, where[1]] - np.float32(x)) / np.float32(half * 1.15)
             dy = (self.rows[where[0]] - np.float32(y)) / np.float32(half * 0.16 + 1)
             fall = np.minimum(np.maximum(1.3 - dx * dx - dy * dy, 0), 1) * np.float32(0.6 * self.knobs.texture)
