@@ -63,12 +63,12 @@ class OxfordPets(PairDataset):
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:
-        from torchvision.datasets import OxfordIIITPet
-
         self.split = choose_split("OxfordPets", split, ("train", "val", "trainval", "test"))
         if border not in BORDER:
             raise ValueError(f"border={border!r} is not valid: choose one of {', '.join(BORDER)}")
         self.root = open_root("oxford_pets", root, fetch if download else None)
+        from torchvision.datasets import OxfordIIITPet
+
         upstream = "test" if split == "test" else "trainval"
         source = OxfordIIITPet(self.root, split=upstream, target_types="segmentation", download=False)
         pairs = list(zip(source._images, source._segs, strict=True))

@@ -91,13 +91,13 @@ class VOC(PairDataset):
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:
-        from torchvision.datasets import VOCSegmentation
-
         if str(year) not in YEARS:
             raise ValueError(f"VOC has no year {year!r}: choose one of {', '.join(YEARS)}")
         splits = ("train", "val", "trainval", "test") if str(year) == "2007" else ("train", "val", "trainval")
         self.split, self.year = choose_split(f"VOC {year}", split, splits), str(year)
         self.root = open_root("voc", root, functools.partial(fetch, year=str(year), split=split) if download else None)
+        from torchvision.datasets import VOCSegmentation
+
         try:
             source = VOCSegmentation(self.root, year=str(year), image_set=split, download=False)
         except (RuntimeError, OSError) as error:
