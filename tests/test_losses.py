@@ -576,6 +576,7 @@ def test_border_map_by_hand():
     assert (border_weight_map(torch.tensor([[1, 0, 0]])) == 0).all()  # one cell has no gap
     assert (border_weight_map(torch.tensor([[1, 2, 0]])) == 0).all()  # two classes that touch are one cell
     assert (border_weight_map(torch.zeros(3, 3, dtype=torch.int64)) == 0).all()
+    assert (border_weight_map(mask, ignore_index=0) == 0).all()  # where the border class is void, there is no gap
     diagonal = torch.tensor([[1, 0], [0, 1]])
     assert (border_weight_map(diagonal) > 0).sum() == 2  # corners do not connect
 
