@@ -1,7 +1,7 @@
 """Every figure of the book in one style: the same palette, the same panels in the same order, on an opaque white card.
 
 Each function returns a matplotlib figure and shows nothing by itself: as the last line of a notebook cell it appears
-once, and in a script ``figure.savefig(path)`` writes it. Classes have the colours of :data:`PALETTE` in label order;
+once, and in a script ``figure.savefig(path)`` writes it. Classes have the colours of their data set, else those of :data:`PALETTE`;
 the `spec` argument, anything with ``classes``, ``palette`` and ``ignore_index``, supplies their names.
 """
 
@@ -120,15 +120,10 @@ def _count(spec: Any, *masks: np.ndarray) -> int:
 
 
 def class_colors(spec: Any = None, count: int | None = None) -> np.ndarray:
-    """Colours of the classes, (num_classes, 3) in [0, 1]: PALETTE, or the data set's own where it has more classes."""
-    count = count if spec is None else len(spec.classes)
-    if count is None or count <= len(PALETTE):
-        chosen = PALETTE[:count]
-    elif spec is not None:
-        chosen = spec.palette
-    else:
+    """Colours of the classes, (num_classes, 3) in [0, 1]: the data set's own palette, or PALETTE where there is none."""
+    if spec is None and count is not None and count > len(PALETTE):
         raise ValueError(f"{count} classes exceed the palette's {len(PALETTE)} colours: give a spec with its own")
-    return np.asarray(chosen, dtype=float) / 255
+    return np.asarray(PALETTE[:count] if spec is None else spec.palette, dtype=float) / 255
 
 
 def _name(spec: Any, label: int) -> str:

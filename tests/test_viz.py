@@ -22,7 +22,7 @@ from segtutor import viz
 from segtutor.probe import shape_trace
 from segtutor.training import History
 
-SPEC = SimpleNamespace(classes=("sky", "house_front", "car"), palette=((0, 0, 0),) * 3, ignore_index=255)
+SPEC = SimpleNamespace(classes=("sky", "house_front", "car"), palette=viz.PALETTE[3:6], ignore_index=255)
 
 
 def scene(height=36, width=48, seed=0):
@@ -189,7 +189,7 @@ def test_names_stand_out_from_their_class(color):
 def test_more_classes_than_the_palette():
     many = SimpleNamespace(classes=tuple("abcdefghijklmnopqrstu"), palette=[(i, 2 * i, 255) for i in range(21)])
     assert np.allclose(viz.class_colors(many)[20], [20 / 255, 40 / 255, 1])
-    assert np.allclose(viz.class_colors(SPEC), np.array(viz.PALETTE[:3]) / 255)
+    assert np.allclose(viz.class_colors(SPEC), np.array(viz.PALETTE[3:6]) / 255)
     with pytest.raises(ValueError, match="21 classes"):
         viz.class_colors(None, 21)
 
@@ -272,9 +272,9 @@ def test_panels_are_in_the_order_of_the_book():
     ]
 
 
-def test_truth_panel_has_the_colours_of_the_palette():
+def test_truth_panel_has_the_colours_of_the_data_set():
     painted = FIGURES["show_panels"]().axes[1].images[0].get_array()
-    assert np.allclose(painted[0, 0] * 255, viz.PALETTE[0]) and np.allclose(painted[20, 30] * 255, viz.PALETTE[1])
+    assert np.allclose(painted[0, 0] * 255, viz.PALETTE[3]) and np.allclose(painted[20, 30] * 255, viz.PALETTE[4])
 
 
 def test_legend_has_the_classes_that_occur_and_no_others():
