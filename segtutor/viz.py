@@ -1,8 +1,8 @@
 """Every figure of the book in one style: the same palette, the same panels in the same order, on an opaque white card.
 
 Each function returns a matplotlib figure and shows nothing by itself: as the last line of a notebook cell it appears
-once, and in a script ``figure.savefig(path)`` writes it. Classes have the colours of their data set, else those of :data:`PALETTE`;
-the `spec` argument, anything with ``classes``, ``palette`` and ``ignore_index``, supplies their names.
+once, and in a script ``figure.savefig(path)`` writes it. Classes have the colours of their
+data set, else those of :data:`PALETTE`; the `spec` argument, anything with ``classes``, ``palette`` and ``ignore_index``, supplies their names.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _count(spec: Any, *masks: np.ndarray) -> int:
 
 
 def class_colors(spec: Any = None, count: int | None = None) -> np.ndarray:
-    """Colours of the classes, (num_classes, 3) in [0, 1]: the data set's own palette, or PALETTE where there is none."""
+    """Colours of the classes, (num_classes, 3) in [0, 1]: the data set's own, or PALETTE where there is none."""
     if spec is None and count is not None and count > len(PALETTE):
         raise ValueError(f"{count} classes exceed the palette's {len(PALETTE)} colours: give a spec with its own")
     return np.asarray(PALETTE[:count] if spec is None else spec.palette, dtype=float) / 255
