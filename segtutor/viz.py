@@ -1,8 +1,9 @@
 """Every figure of the book in one style: the same palette, the same panels in the same order, on an opaque white card.
 
 Each function returns a matplotlib figure and shows nothing by itself: as the last line of a notebook cell it appears
-once, and in a script ``figure.savefig(path)`` writes it. Classes have the colours of their
-data set, else those of :data:`PALETTE`; the `spec` argument, anything with ``classes``, ``palette`` and ``ignore_index``, supplies their names.
+once, and in a script ``figure.savefig(path)`` writes it. Classes have the colours of their data set, else those of
+:data:`PALETTE`; the `spec` argument, anything with ``classes``, ``palette`` and ``ignore_index``, supplies both names
+and colours.
 """
 
 from __future__ import annotations

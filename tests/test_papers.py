@@ -104,7 +104,7 @@ def test_bibliography_entries_are_complete():
         assert key.startswith(re.split(r"[ -]", plain(first))[0]), key
 
 
-# ---- FCN, rebuilt from the prototxt: one channel where only sizes matter ----------------------------------------------
+# ---- FCN, rebuilt from the prototxt: one channel where only sizes matter --------------------------------------------
 
 
 def vgg_stages(widths, pad: int) -> OrderedDict:

@@ -229,8 +229,8 @@ def cost(seed, quick, log):
     unit="mIoU",
     config={"size": list(SIZE), "steps": 150},
     conditions="synthetic scenes at 64x64, equal parameters, pooled (receptive field 46 pixels) against dilated "
-    "at full resolution (31 pixels), both without skips, trained 150 steps of batch 8 and scored on 100 other scenes, at "
-    "noise of standard deviation 0 and 0.3 (images in 0..1) in training and test alike",
+    "at full resolution (31 pixels), both without skips, trained 150 steps of batch 8 and scored on 100 other scenes, "
+    "at noise of standard deviation 0 and 0.3 (images in 0..1) in training and test alike",
 )
 def noise(seed, quick, log):
     """How much noise costs a net that pools and one that keeps full resolution."""
