@@ -112,7 +112,7 @@ CLAIMS = (
         "have {LOSS-1/dice_disjoint:.0f}, equal ones {LOSS-1/dice_perfect:.0f}. At 2 % of the pixels, a short training "
         "finds bicyclists with IoU {LOSS-1/rarity/ce/share_0.02/rare_iou:.2f} under cross-entropy and "
         "{LOSS-1/rarity/dice/share_0.02/rare_iou:.2f} under Dice.",
-        conditions="synthetic scenes at 64x64, gradients of an untrained network, then 120 steps of a tiny one, 3 seeds",
+        conditions="synthetic scenes at 64x64, gradients before training, then 120 steps of a tiny net, 3 seeds",
         checks=(
             "LOSS-1/dice > LOSS-1/ce@high",
             "LOSS-1/pixels minus LOSS-1/ce < 0.0001",
