@@ -143,7 +143,7 @@ def main(arguments: list[str]) -> None:
             save(overview_figure(), ROOT / "book" / "images" / "overview.png")
             return
         generated = ROOT / "book" / "generated"
-        save(knob_figure(SyntheticScenes, SCENE_ROWS, index=0, seed=3, columns=6), generated / "knobs-scenes.png")
+        save(knob_figure(SyntheticScenes, SCENE_ROWS, index=2, seed=3, columns=6), generated / "knobs-scenes.png")
         save(knob_figure(SyntheticCells, CELL_ROWS, index=0, seed=3, columns=5), generated / "knobs-cells.png")
 
 
