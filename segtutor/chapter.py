@@ -11,6 +11,7 @@ What a minute cannot show is read from the measured rows (``chapter.result``, ``
 
 import html
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,8 @@ def settings() -> Settings:
     if mode not in ("quick", "full"):
         raise ValueError(f"SEGTUTOR_MODE is {mode!r}; set it to 'quick' or 'full', or unset it.")
     viz.apply_style()
+    # Said by tqdm when timm first loads, with a path of this machine in it; no chapter shows a progress bar.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     found = [title for name, (title, _) in _REAL.items() if _available(name)]
     data = f"Real data: {', '.join(found)} found." if found else "No real data found: synthetic images stand in."
     print(f"{mode.capitalize()} run on the {'GPU' if device == 'cuda' else 'CPU'}. {data}")
