@@ -16,11 +16,49 @@ if os.environ.get("SEGTUTOR_DATA"):
 SUITE_BUDGET = 15 * 60  # seconds for the whole suite and every notebook, on two cores
 CHAPTER_BUDGET = 60  # seconds for one notebook, on one CPU thread
 _START = time.perf_counter()
-_seconds: dict[str, float] = defaultdict(float)
+
+
+class Budgets:
+    """Adds up the time of every notebook and prints it beside what it may take.
+
+    A plugin of its own: pytest keeps a folder's conftest from seeing what happens in other folders.
+    """
+
+    def __init__(self, strict: bool):
+        self.strict = strict
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report):
+        """Adds the time of a cell, the start of its kernel included."""
+        path = report.nodeid.split("::")[0]
+        if path.endswith(".ipynb"):
+            self.seconds[path] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter):
+        """Prints the times, for runs that contain notebooks."""
+        if not self.seconds:
+            return
+        terminalreporter.section("time and budgets")
+        for path, seconds in sorted(self.seconds.items()):
+            over = "   OVER BUDGET" if seconds > CHAPTER_BUDGET else ""
+            terminalreporter.line(f"{path:48}{seconds:7.1f} s of {CHAPTER_BUDGET}{over}")
+        total = time.perf_counter() - _START
+        over = "   OVER BUDGET" if total > SUITE_BUDGET else ""
+        terminalreporter.line(f"{'the whole run':48}{total:7.1f} s of {SUITE_BUDGET}{over}")
+
+    def pytest_sessionfinish(self, session):
+        """An overrun fails the run only where the machine is known to be quiet: SEGTUTOR_STRICT_BUDGET=1."""
+        over = any(seconds > CHAPTER_BUDGET for seconds in self.seconds.values())
+        over |= bool(self.seconds) and time.perf_counter() - _START > SUITE_BUDGET
+        if over and self.strict and session.exitstatus == 0:
+            session.exitstatus = 1
 
 
 def pytest_configure(config):
+    """Registers the marker of notebook cells and, in the process that reports, the budgets."""
     config.addinivalue_line("markers", "notebook: a cell of a chapter, run by nbval")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Budgets(os.environ.get("SEGTUTOR_STRICT_BUDGET") == "1"), "segtutor-budgets")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,31 +74,3 @@ def pytest_collection_modifyitems(items):
         if not torch.cuda.is_available():
             for item in wanted:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-
-
-def pytest_runtest_logreport(report):
-    """Adds up the time of every cell of a notebook, the start of its kernel included."""
-    path = report.nodeid.split("::")[0]
-    if path.endswith(".ipynb"):
-        _seconds[path] += report.duration
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    """Prints the times beside their budgets, for runs that contain notebooks."""
-    if not _seconds or hasattr(config, "workerinput"):
-        return
-    terminalreporter.section("time and budgets")
-    for path, seconds in sorted(_seconds.items()):
-        over = "   OVER BUDGET" if seconds > CHAPTER_BUDGET else ""
-        terminalreporter.line(f"{path:48}{seconds:7.1f} s of {CHAPTER_BUDGET}{over}")
-    total = time.perf_counter() - _START
-    over = "   OVER BUDGET" if total > SUITE_BUDGET else ""
-    terminalreporter.line(f"{'the whole run':48}{total:7.1f} s of {SUITE_BUDGET}{over}")
-
-
-def pytest_sessionfinish(session):
-    """An overrun fails the run only where the machine is known to be quiet: SEGTUTOR_STRICT_BUDGET=1."""
-    over = any(seconds > CHAPTER_BUDGET for seconds in _seconds.values())
-    over |= bool(_seconds) and time.perf_counter() - _START > SUITE_BUDGET
-    if over and os.environ.get("SEGTUTOR_STRICT_BUDGET") == "1" and session.exitstatus == 0:
-        session.exitstatus = 1
