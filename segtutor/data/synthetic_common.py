@@ -51,7 +51,9 @@ class Draws:
     """Single random numbers in batches: one call of numpy's generator per number would cost more than the drawing."""
 
     def __init__(self, *key: int) -> None:
-        self.generator = np.random.default_rng(key)
+        # An array of words seeds as the numbers themselves do, without numpy taking them apart one by one.
+        words = np.array(key, np.uint32) if max(key) < 2**32 else key
+        self.generator = np.random.default_rng(words)
         self._next = iter(())
 
     def apart(self, row: list[float]) -> Draws:
@@ -248,20 +250,24 @@ class Canvas:
             return None
         return slice(first_row, last_row), slice(first, last)
 
-    def paint(self, where: tuple[slice, slice], mask, label: int, colour: np.ndarray) -> None:
+    def paint(self, where: tuple[slice, slice], mask, label, colour: np.ndarray) -> None:
         """Write class and colour through one mask.
 
         Args:
             where: Rows and columns of the window.
             mask: (h, w) bool, or True for the whole window.
-            label: Class of the pixels.
+            label: Class of the pixels: one for all, or an array of them broadcastable to (h, w).
             colour: Broadcastable to (C, h, w), in [0, 1].
         """
         if self.texture < 1:
-            flat = self.flat[label][:, None, None]
+            flat = self.flat.T[:, np.atleast_2d(label)]
             colour = flat + self.texture * (colour - flat)
-        np.copyto(self.image[:, where[0], where[1]], colour, where=mask)
-        np.copyto(self.label[where], label, where=mask)
+        if mask is True:  # a plain copy is much faster than one through a mask
+            self.image[:, where[0], where[1]] = colour
+            self.label[where] = label
+        else:
+            np.copyto(self.image[:, where[0], where[1]], colour, where=mask)
+            np.copyto(self.label[where], label, where=mask)
 
 
 class SyntheticDataset(Dataset):

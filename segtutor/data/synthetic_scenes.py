@@ -116,10 +116,10 @@ _HOURS = (
     ((0.60, 0.66, 0.73), (0.85, 0.87, 0.89), (0.90, 0.93, 0.97)),
     ((0.24, 0.42, 0.70), (0.93, 0.87, 0.80), (1.04, 0.99, 0.90)),
 )
-_WALLS = (
+_WALLS = np.array([
     (0.74, 0.64, 0.52), (0.62, 0.36, 0.28), (0.80, 0.75, 0.66), (0.55, 0.52, 0.50), (0.69, 0.50, 0.36),
     (0.46, 0.40, 0.40), (0.83, 0.68, 0.50), (0.57, 0.60, 0.62), (0.72, 0.45, 0.37),
-)  # fmt: skip
+], dtype=np.float32)  # fmt: skip
 _PAINTS = (
     (0.70, 0.10, 0.10), (0.12, 0.25, 0.52), (0.86, 0.87, 0.88), (0.16, 0.16, 0.18), (0.58, 0.60, 0.63),
     (0.80, 0.60, 0.12), (0.10, 0.36, 0.28), (0.42, 0.13, 0.20), (0.30, 0.50, 0.66),
@@ -180,8 +180,12 @@ def _clouds() -> np.ndarray:
     return noise_field(46.0) + np.float32(0.35) * noise_field(12.0) - np.float32(0.4)
 
 
-def _rgb(colour) -> np.ndarray:
-    return np.array(colour, np.float32)[:, None, None]
+@functools.lru_cache(maxsize=256)
+def _rgb(colour: tuple[float, float, float]) -> np.ndarray:
+    """A colour as (3, 1, 1); kept, and so not to be written to."""
+    array = np.array(colour, np.float32)[:, None, None]
+    array.flags.writeable = False
+    return array
 
 
 class _Scene:
@@ -216,7 +220,9 @@ class _Scene:
     def hazed(self, colour: np.ndarray, scale) -> np.ndarray:
         """Colour after the air between it and the camera."""
         clear = self.clearness(scale)
-        return colour * clear + self.haze * (1 - clear)
+        colour = colour * clear
+        colour += self.haze * (1 - clear)
+        return colour
 
     def coloured(self, colours, part: np.ndarray, shade, scale: float) -> np.ndarray:
         """Light, shade and haze on a thing whose pixels are numbered by its parts.
@@ -244,8 +250,9 @@ class _Scene:
         amount = self.draws(0.0, 0.9)
         cloud = cut(_clouds(), self.draws, rows.stop, self.width)
         cloud = np.minimum(np.maximum(cloud, 0), 1) * (np.float32(amount) * (1 - 0.6 * down))
-        colour = colour + cloud * (np.float32(0.98) - colour)
-        self.canvas.paint((rows, slice(0, self.width)), True, SKY, colour)
+        cloudy = cloud * (np.float32(0.98) - colour)
+        cloudy += colour
+        self.canvas.paint((rows, slice(0, self.width)), True, SKY, cloudy)
 
     def paint_skyline(self) -> None:
         """Far roofs and far trees, one hazy strip above the horizon."""
@@ -281,9 +288,8 @@ class _Scene:
         slab_number = aside * (1 / tiles)
         seams = (slab_number - np.floor(slab_number) < 0.07 / tiles) | ((away % tiles) < 0.07)
         slabs = shade * np.where(seams & (scale > 0.16), np.float32(0.88), np.float32(1))
-        slabs = slabs * np.where(aside < self.road + 0.16, np.float32(1.14), np.float32(1))
+        slabs *= np.where(aside < self.road + 0.16, np.float32(1.14), np.float32(1))
         slab = _rgb(draws.pick(((0.66, 0.63, 0.59), (0.60, 0.58, 0.57), (0.70, 0.62, 0.54)))) * self.light
-        self.canvas.paint(where, True, PAVEMENT, self.hazed(slab * slabs, scale))
 
         asphalt = draws(0.27, 0.40)
         tone = np.full(metres.shape, asphalt, np.float32)
@@ -293,10 +299,17 @@ class _Scene:
         if draws() < 0.3:
             start = draws(7, 16)
             lines |= (np.abs(away - start - 1.4) < 1.4) & ((metres % 0.9) < 0.45) & (aside < self.road - 0.3)
-        tone[lines] = 0.86
-        tracks = 1 - 0.08 * np.maximum(0, 1 - 4 * np.square(np.abs(aside - self.road / 2) - 0.7))
-        colour = _rgb((0.98, 0.99, 1.03)) * self.light * (tone * shade * tracks)
-        self.canvas.paint(where, aside < self.road, ROAD, self.hazed(colour, scale))
+        np.putmask(tone, lines, 0.86)
+        tone *= shade
+        tone *= 1 - 0.08 * np.maximum(0, 1 - 4 * np.square(np.abs(aside - self.road / 2) - 0.7))  # tracks
+        # Road and pavement are lit, hazed and painted in one go: what lies under the road is never seen.
+        road = aside < self.road
+        colour = np.where(road, _rgb((0.98, 0.99, 1.03)) * self.light, slab)
+        colour *= np.where(road, tone, slabs)
+        clear = self.clearness(scale)
+        colour *= clear
+        colour += self.haze * (1 - clear)
+        self.canvas.paint(where, True, np.where(road, np.uint8(ROAD), np.uint8(PAVEMENT)), colour)
 
     def paint_side(self, side: int) -> None:
         """House fronts and fences along one side of the street, in perspective."""
@@ -308,25 +321,26 @@ class _Scene:
         fences = numbers[1] < 0.22
         heights = np.where(fences, 1.0 + 0.5 * numbers[2], 4.2 + 6.3 * numbers[2])
         lit = np.float32(1.08 if side == -self.sun else 0.78)
-        walls = np.array(_WALLS, np.float32)[(numbers[3] * len(_WALLS)).astype(np.intp)]
+        walls = _WALLS[(numbers[3] * len(_WALLS)).astype(np.intp)]
         walls *= (0.85 + 0.27 * numbers[4])[:, None]
         walls[fences] = draws.pick(((0.50, 0.36, 0.22), (0.36, 0.38, 0.36), (0.62, 0.58, 0.50)))
         walls *= self.light[:, 0, 0] * lit
 
+        end, fenced = ends.tolist(), fences.tolist()  # single numbers out of a list cost less
         for plot in range(count):  # trees in the gardens behind fences
-            if fences[plot] and ends[plot] < 40:
-                away = max(float(ends[plot]) - draws(1.5, 5.0), 3.0)
+            if fenced[plot] and end[plot] < 40:
+                away = max(end[plot] - draws(1.5, 5.0), 3.0)
                 self.paint_tree(side * (self.edge + draws(1.5, 3.5)), self.focal / away, draws(3.5, 6.0))
-        for plot in range(count - 2, -1, -1):  # gable walls, seen over a lower neighbour that is nearer
-            if heights[plot + 1] > heights[plot] and ends[plot] < 60:
-                scale = self.focal / float(ends[plot])
-                x, y = self.position(side * self.edge, scale)
-                beyond = x + side * 9 * self.per_metre * scale
-                top = y - heights[plot + 1] * self.per_metre * scale
-                where = canvas.window(min(x, beyond), max(x, beyond), top, y)
-                if where and not fences[plot + 1]:
-                    colour = self.hazed(walls[plot + 1][:, None, None] * np.float32(0.72), scale)
-                    canvas.paint(where, True, BUILDING, colour)
+        gables = (heights[1:] > heights[:-1]) & (ends[:-1] < 60) & ~fences[1:]
+        for plot in np.flatnonzero(gables)[::-1].tolist():  # walls seen over a lower neighbour that is nearer
+            scale = self.focal / end[plot]
+            x, y = self.position(side * self.edge, scale)
+            beyond = x + side * 9 * self.per_metre * scale
+            top = y - heights[plot + 1] * self.per_metre * scale
+            where = canvas.window(min(x, beyond), max(x, beyond), top, y)
+            if where:
+                colour = self.hazed(walls[plot + 1][:, None, None] * np.float32(0.72), scale)
+                canvas.paint(where, True, BUILDING, colour)
 
         columns = slice(0, max(0, int(self.vanish))) if side < 0 else slice(int(self.vanish) + 1, self.width)
         across = self.columns[:, columns]
@@ -348,36 +362,38 @@ class _Scene:
         bays, storeys = 1.2 + 0.8 * numbers[5][plot][None], 2.1 + 0.6 * numbers[6][plot][None]
         bay, storey = along / bays, up / storeys
         bay_number, storey_number = np.floor(bay), np.floor(storey)
-        u, v = bay - bay_number, storey - storey_number
+        v = storey - storey_number
+        fence = fences[plot][None]
         table = draws.generator.random(256, dtype=np.float32)
-        which = (bay_number * 7 + plot[None] * 71 + storey_number * 37).astype(np.int32) & 255
-        window = (np.abs(u - 0.5) < 0.27) & (np.abs(v - 0.56) < 0.27) & (high - up > 0.45) & (storey_number > 0)
-        window |= (np.abs(u - 0.5) < 0.42) & (storey_number == 0) & (np.abs(v - 0.41) < 0.31)
-        grain = cut(_wall_grain(), draws, *up.shape)
-        shade = 1 + grain - 0.05 * np.minimum(1, up / high)
-        below_roof = high - up
-        shade[below_roof < 0.32] *= 0.80  # cornice
-        framed = (np.abs(u - 0.5) < 0.33) & (storey_number > 0) & (below_roof > 0.45)
-        shade[framed & (np.abs(v - 0.56) < 0.33)] *= 1.13
-        fence = np.nonzero(fences[plot])[0]
-        if len(fence):
-            share = up[:, fence] / high[:, fence]
-            gap = (along[:, fence] % 0.32 > 0.22) & (np.abs(share - 0.8) > 0.05) & (np.abs(share - 0.25) > 0.05)
-            shade[:, fence] *= np.where(gap, np.float32(0.55), np.float32(1.08))
-            window[:, fence] = False
+        # Whatever depends on the column alone is one row of numbers, joined with the rest last.
+        from_middle = np.where(fence, np.float32(1), np.abs(bay - bay_number - 0.5))
+        from_sill, below_roof, share = np.abs(v - 0.56), high - up, up / high
+        upper = (storey_number > 0) & (below_roof > 0.45)
+        window = upper & (from_sill < 0.27) & (from_middle < 0.27)
+        window |= (storey_number == 0) & (np.abs(v - 0.41) < 0.31) & (from_middle < 0.42)
+        shade = 1 + cut(_wall_grain(), draws, *up.shape)
+        shade -= 0.05 * np.minimum(1, share)
+        shade *= np.where(below_roof < 0.32, np.float32(0.80), np.float32(1))  # cornice
+        framed = upper & (from_sill < 0.33) & (np.abs(bay - bay_number - 0.5) < 0.33)
+        shade *= np.where(framed, np.float32(1.13), np.float32(1))
+        if fence.any():
+            gap = (np.abs(share - 0.8) > 0.05) & (np.abs(share - 0.25) > 0.05) & fence & (along % 0.32 > 0.22)
+            shade *= np.where(gap, np.float32(0.55), np.where(fence, np.float32(1.08), np.float32(1)))
         clear = self.clearness(scale)
-        wall = (walls[plot].T * clear)[:, None, :]
         air = self.haze * (1 - clear)
-        colour = wall * shade
+        colour = (walls[plot].T * clear)[:, None, :] * shade
         colour += air
-        at = np.nonzero(window & inside)
-        glow = table.take(which[at])
-        glass = (0.16 + 0.30 * glow * (0.4 + v[at])) * np.float32(((0.80,), (0.95,), (1.12,)))
-        glass[:, glow > 0.93] = np.float32(((0.90,), (0.72,), (0.42,)))
-        colour[:, at[0], at[1]] = glass * clear[0, at[1]] + air[:, 0, at[1]]
-        canvas.paint(where, inside & ~fences[plot], BUILDING, colour)
-        if len(fence):
-            canvas.paint(where, inside & fences[plot], FENCE, colour)
+        at = np.flatnonzero(window & inside)
+        column = at % up.shape[1]
+        which = (bay_number[0] * 7 + plot * 71).take(column) + storey_number.take(at) * 37
+        glow = table.take(which.astype(np.int32) & 255)
+        glass = (0.16 + 0.30 * glow * (0.4 + v.take(at))) * np.float32(((0.80,), (0.95,), (1.12,)))
+        glass = np.where(glow > 0.93, np.float32(((0.90,), (0.72,), (0.42,))), glass)
+        glass *= clear[0].take(column)
+        glass += air[:, 0].take(column, axis=1)
+        for plane, values in zip(colour, glass, strict=True):
+            plane.put(at, values)
+        canvas.paint(where, inside, np.where(fence, np.uint8(FENCE), np.uint8(BUILDING)), colour)
 
     def paint_tree(self, metres: float, scale: float, tall: float) -> None:
         draws, canvas = self.draws, self.canvas
@@ -494,8 +510,8 @@ class _Scene:
                 tyre = wheel * wheel + np.square(up - 0.31) < 0.105
                 body = (up > 0.26) & (up < top)
                 pane = (up > 0.98) & (up < top - 0.12) & (np.abs(along % 0.33 - 0.165) < 0.145) & (slope > 0.35)
-                part = np.where(pane, 1, 0)
-                part[tyre] = 2
+                part = pane.astype(np.intp)
+                np.putmask(part, tyre, 2)
                 colours = (paint * 0.72, (0.16, 0.19, 0.23), (0.07, 0.07, 0.08))
                 canvas.paint(where, body | tyre, CAR, self.coloured(colours, part, np.float32(1), scale))
         where = canvas.window(x - half * unit, x + half * unit, y - tall * unit, y)
@@ -510,11 +526,11 @@ class _Scene:
         cabin = (up > 0.8) & (across < side) & (roundness * roundness * roundness + wide * wide * wide < 1.1)
         wheels = (np.abs(across - 0.68) < 0.14) & (up < 0.4)
         part = np.zeros(lower.shape, np.intp)
-        part[(up > 0.97) & (up < tall - 0.13) & (across < side - 0.1)] = 1
-        part[(up < 0.30) & ~lower | wheels & (up < 0.27)] = 2
-        part[(np.abs(up - 0.77) < 0.09) & (np.abs(across - 0.69) < 0.12)] = 3
-        part[(np.abs(up - 0.55) < 0.06) & (across < 0.24)] = 4
-        part[(np.abs(up - 0.40) < 0.05) & lower] = 5
+        np.putmask(part, (up > 0.97) & (up < tall - 0.13) & (across < side - 0.1), 1)
+        np.putmask(part, (up < 0.30) & ~lower | wheels & (up < 0.27), 2)
+        np.putmask(part, (np.abs(up - 0.77) < 0.09) & (np.abs(across - 0.69) < 0.12), 3)
+        np.putmask(part, (np.abs(up - 0.55) < 0.06) & (across < 0.24), 4)
+        np.putmask(part, (np.abs(up - 0.40) < 0.05) & lower, 5)
         lights = (0.75, 0.06, 0.05) if rear else (0.98, 0.96, 0.82)
         colours = (paint, (0.20, 0.25, 0.31), (0.07, 0.07, 0.08), lights, (0.90, 0.89, 0.80), paint * 0.55)
         shade = np.where(part <= 1, 0.80 + 0.26 * up, np.float32(1))
@@ -538,16 +554,16 @@ class _Scene:
         part = np.zeros((up.shape[0], across.shape[1]), np.intp)
         spread = stride * (0.9 - up) + 0.085
         legs = (np.abs(np.abs(body) - spread) < 0.085) & (up < 0.92)
-        part[legs] = 2
-        part[legs & (up < 0.08)] = 5
+        np.putmask(part, legs, 2)
+        np.putmask(part, legs & (up < 0.08), 5)
         width = 0.235 - 0.10 * (up - 1.25) ** 2
-        part[(np.abs(body) < width) & (up > 0.80) & (up < 1.46)] = 1
-        part[(np.abs(np.abs(body) - 0.27 - 0.06 * (1.4 - up)) < 0.055) & (up > 0.78) & (up < 1.40)] = 1
+        np.putmask(part, (np.abs(body) < width) & (up > 0.80) & (up < 1.46), 1)
+        np.putmask(part, (np.abs(np.abs(body) - 0.27 - 0.06 * (1.4 - up)) < 0.055) & (up > 0.78) & (up < 1.40), 1)
         if bag:
-            part[(np.abs(body - 0.36) < 0.12) & (np.abs(up - 0.68) < 0.15)] = 4
+            np.putmask(part, (np.abs(body - 0.36) < 0.12) & (np.abs(up - 0.68) < 0.15), 4)
         head = (body / 0.125) ** 2 + ((up - 1.59) / 0.155) ** 2 < 1
-        part[head] = 3
-        part[head & (up > 1.64)] = 4
+        np.putmask(part, head, 3)
+        np.putmask(part, head & (up > 1.64), 4)
         colours = ((0, 0, 0), shirt, trousers, skin, (hair, hair * 0.8, hair * 0.7), (0.12, 0.10, 0.10))
         shade = np.float32(0.92) + np.float32(0.5 * self.sun) * body
         canvas.paint(where, part > 0, PEDESTRIAN, self.coloured(colours, part, shade, scale))
@@ -571,16 +587,18 @@ class _Scene:
 
         def limb(x0: float, y0: float, x1: float, y1: float, radius: float, which: int) -> None:
             dx, dy = x1 - x0, y1 - y0
-            t = (across - x0) * (dx / (dx * dx + dy * dy)) + (up - y0) * (dy / (dx * dx + dy * dy))
-            t = np.minimum(np.maximum(t, 0), 1)
-            part[(across - x0 - t * dx) ** 2 + (up - y0 - t * dy) ** 2 < radius * radius] = which
+            right, above = across - x0, up - y0
+            t = right * (dx / (dx * dx + dy * dy)) + above * (dy / (dx * dx + dy * dy))
+            np.maximum(t, 0, out=t)
+            np.minimum(t, 1, out=t)
+            np.putmask(part, np.square(right - t * dx) + np.square(above - t * dy) < radius * radius, which)
 
         height2 = (up - 0.34) ** 2
         for hub in (-0.53, 0.53):
             far = np.sqrt((across - hub) ** 2 + height2)
-            part[np.abs(far - (0.34 - thin)) < thin] = 4
+            np.putmask(part, np.abs(far - (0.34 - thin)) < thin, 4)
             if unit > 14:
-                part[far < 0.05] = 4
+                np.putmask(part, far < 0.05, 4)
         limb(-0.53, 0.34, 0.0, 0.34, thin, 5)
         limb(0.0, 0.34, 0.42, 0.80, thin, 5)
         limb(0.0, 0.34, -0.14, 0.88, thin, 5)
@@ -590,7 +608,7 @@ class _Scene:
         limb(-0.12, 0.98, 0.10, 1.34, 0.16, 1)
         limb(0.12, 1.36, 0.40, 1.02, 0.06, 1)
         limb(0.20, 1.60, 0.21, 1.62, 0.13, 3)
-        part[((across - 0.20) ** 2 + (up - 1.62) ** 2 < 0.0196) & (up > 1.65)] = 6
+        np.putmask(part, ((across - 0.20) ** 2 + (up - 1.62) ** 2 < 0.0196) & (up > 1.65), 6)
         colours = ((0, 0, 0), shirt, trousers, skin, (0.09, 0.09, 0.10), frame, draws.pick(_PAINTS))
         shade = np.float32(0.95) + np.float32(0.12) * (up - 0.8)
         canvas.paint(where, part > 0, BICYCLIST, self.coloured(colours, part, shade, scale))
