@@ -34,11 +34,30 @@ SCENES_SPEC = DatasetSpec(
     name="scenes",
     title="SyntheticScenes",
     classes=(
-        "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
     ),
     palette=(
-        (166, 196, 245), (141, 48, 33), (238, 243, 196), (86, 80, 88), (186, 138, 188), (26, 134, 112),
-        (243, 205, 36), (140, 138, 92), (34, 62, 204), (236, 60, 28), (92, 18, 98),
+        (166, 196, 245),
+        (141, 48, 33),
+        (238, 243, 196),
+        (86, 80, 88),
+        (186, 138, 188),
+        (26, 134, 112),
+        (243, 205, 36),
+        (140, 138, 92),
+        (34, 62, 204),
+        (236, 60, 28),
+        (92, 18, 98),
     ),
     ignore_index=VOID,
     mean=(0.480, 0.468, 0.464),
@@ -282,13 +301,13 @@ class _Scene:
         shade = 1 + cut(_ground_grain(), draws, *metres.shape) * np.minimum(1, 0.2 + scale * 1.6)
         aside = np.abs(metres)
         if draws() < 0.7:  # houses on the sunny side throw a shadow over that edge of the street
-            shade = shade * np.where(metres * self.sun > self.road * draws(0.2, 1.1), np.float32(0.74), np.float32(1))
+            np.multiply(shade, 0.74, out=shade, where=metres * self.sun > self.road * draws(0.2, 1.1))
 
         tiles = draws(0.5, 0.9)
         slab_number = aside * (1 / tiles)
         seams = (slab_number - np.floor(slab_number) < 0.07 / tiles) | ((away % tiles) < 0.07)
         slabs = shade * np.where(seams & (scale > 0.16), np.float32(0.88), np.float32(1))
-        slabs *= np.where(aside < self.road + 0.16, np.float32(1.14), np.float32(1))
+        np.multiply(slabs, 1.14, out=slabs, where=aside < self.road + 0.16)
         slab = _rgb(draws.pick(((0.66, 0.63, 0.59), (0.60, 0.58, 0.57), (0.70, 0.62, 0.54)))) * self.light
 
         asphalt = draws(0.27, 0.40)
@@ -373,15 +392,16 @@ class _Scene:
         window |= (storey_number == 0) & (np.abs(v - 0.41) < 0.31) & (from_middle < 0.42)
         shade = 1 + cut(_wall_grain(), draws, *up.shape)
         shade -= 0.05 * np.minimum(1, share)
-        shade *= np.where(below_roof < 0.32, np.float32(0.80), np.float32(1))  # cornice
+        np.multiply(shade, 0.80, out=shade, where=below_roof < 0.32)  # cornice
         framed = upper & (from_sill < 0.33) & (np.abs(bay - bay_number - 0.5) < 0.33)
-        shade *= np.where(framed, np.float32(1.13), np.float32(1))
+        np.multiply(shade, 1.13, out=shade, where=framed)
         if fence.any():
             gap = (np.abs(share - 0.8) > 0.05) & (np.abs(share - 0.25) > 0.05) & fence & (along % 0.32 > 0.22)
             shade *= np.where(gap, np.float32(0.55), np.where(fence, np.float32(1.08), np.float32(1)))
         clear = self.clearness(scale)
         air = self.haze * (1 - clear)
-        colour = (walls[plot].T * clear)[:, None, :] * shade
+        # Taken so that each channel lies in one piece: a transposed table would spread to every array made from it.
+        colour = (walls.T.take(plot, axis=1) * clear)[:, None, :] * shade
         colour += air
         at = np.flatnonzero(window & inside)
         column = at % up.shape[1]
@@ -417,8 +437,9 @@ class _Scene:
         column = ((self.columns[0, where[1]] - (x - half_width)) * (96 / (2 * half_width))).astype(np.intp)
         row, column = np.minimum(row, 95)[:, None], np.minimum(column, 95)
         column = 95 - column if mirror else column
-        mask, light = masks[which][row, column], lights[which][row, column]
-        light = light + np.float32(0.13 * min(1.0, 0.35 + unit / 12)) * cut(_leaves(), draws, *mask.shape)
+        pixel = row * 96 + column
+        mask, light = masks[which].take(pixel), lights[which].take(pixel)
+        light += np.float32(0.13 * min(1.0, 0.35 + unit / 12)) * cut(_leaves(), draws, *mask.shape)
         clear = self.clearness(scale)
         colour = (green * self.light * clear) * light
         colour += self.haze * (1 - clear)
@@ -476,7 +497,8 @@ class _Scene:
             dy = (self.rows[where[0]] - np.float32(y)) / np.float32(half * 0.16 + 1)
             fall = np.minimum(np.maximum(1.3 - dx * dx - dy * dy, 0), 1) * np.float32(0.6 * self.knobs.texture)
             ground = (self.canvas.label[where] == ROAD) | (self.canvas.label[where] == PAVEMENT)
-            self.canvas.image[:, where[0], where[1]] *= 1 - fall * ground
+            fall *= ground
+            self.canvas.image[:, where[0], where[1]] *= np.subtract(1, fall, out=fall)
 
     def paint_car(self, metres: float, scale: float, size: float) -> None:
         """A car from behind or from the front, with the side that perspective shows."""
@@ -534,7 +556,8 @@ class _Scene:
         lights = (0.75, 0.06, 0.05) if rear else (0.98, 0.96, 0.82)
         colours = (paint, (0.20, 0.25, 0.31), (0.07, 0.07, 0.08), lights, (0.90, 0.89, 0.80), paint * 0.55)
         shade = np.where(part <= 1, 0.80 + 0.26 * up, np.float32(1))
-        shade[(part == 1) & (np.abs(up - across * 0.5 - 0.9) < 0.12)] *= 1.9  # the sky in the window
+        gleam = (part == 1) & (np.abs(up - across * 0.5 - 0.9) < 0.12)  # the sky in the window
+        np.multiply(shade, 1.9, out=shade, where=gleam)
         canvas.paint(where, lower | cabin | wheels, CAR, self.coloured(colours, part, shade, scale))
 
     def paint_pedestrian(self, metres: float, scale: float, size: float) -> None:
