@@ -131,7 +131,8 @@ CLAIMS = (
         "02_encoder_decoder",
         verdict=CONFIRMED,
         sentence="A linear map reads the classes inside regions with mIoU {ED-1/stage1/inside:.2f}, "
-        "{ED-1/stage2/inside:.2f}, {ED-1/stage3/inside:.2f}, {ED-1/stage4/inside:.2f} off stages 1 to 4. At the borders it "
+        "{ED-1/stage2/inside:.2f}, {ED-1/stage3/inside:.2f}, {ED-1/stage4/inside:.2f} off stages 1 to 4. At "
+        "the borders it "
         "rises to {ED-1/stage3/border:.2f} in stage 3 and falls to {ED-1/stage4/border:.2f} in stage 4: there the "
         "missing positions begin to cost more than the better features bring.",
         conditions="synthetic scenes at 64x64, four stages trained with skips for 300 steps",
@@ -160,7 +161,8 @@ CLAIMS = (
         verdict=CONFIRMED,
         sentence="The same encoder scores boundary mIoU {ED-3/upsampling/boundary_miou:.3f} with plain upsampling and "
         "{ED-3/decoder/boundary_miou:.3f} with a decoder that adds the finer stages' scores; mIoU "
-        "{ED-3/upsampling/miou:.3f} and {ED-3/decoder/miou:.3f}. What restores the place is the skips, not the upsampling.",
+        "{ED-3/upsampling/miou:.3f} and {ED-3/decoder/miou:.3f}. What restores the place is the skips, not "
+        "the upsampling.",
         conditions="synthetic scenes at 64x64, 300 steps",
         checks=("ED-3/decoder/boundary_miou@low > ED-3/upsampling/boundary_miou@high",),
     ),
@@ -169,8 +171,10 @@ CLAIMS = (
         "The encoder-decoder shape computes efficiently: most of the work is done on small maps.",
         "02_encoder_decoder",
         verdict=CONFIRMED,
-        sentence="The same four convolutions at full resolution take {ED-4/flops:.1f} times the FLOPs of the pooled ones, "
-        "keep {ED-4/kept_memory:.1f} times the memory for the backward pass and {ED-4/step_time:.1f} times the time of a "
+        sentence="The same four convolutions at full resolution take {ED-4/flops:.1f} times the FLOPs of the pooled "
+        "ones, "
+        "keep {ED-4/kept_memory:.1f} times the memory for the backward pass and {ED-4/step_time:.1f} times "
+        "the time of a "
         "training step.",
         conditions="equal parameters, batch 8 at 64x64, one thread",
         checks=("ED-4/flops > 2", "ED-4/kept_memory > 2", "ED-4/step_time > 2"),
