@@ -96,7 +96,7 @@ CLAIMS = (
         verdict=REFUTED,
         sentence="Even a perfect mask does not hold the objects: boxes read off its connected regions find "
         "{INTRO-1/recall_2:.0%} of 2 discs, {INTRO-1/recall_5:.0%} of 5 and {INTRO-1/recall_20:.0%} of 20.",
-        conditions="discs of one class at random places, 300 masks for each number, 3 seeds",
+        conditions="discs of one class at random places, 300 masks for each number",
         checks=("INTRO-1/recall_20 < 0.5", "INTRO-1/recall_20 < INTRO-1/recall_2"),
     ),
     # -------------------------------------------------------------------------------------------- 01_losses_and_metrics
