@@ -550,21 +550,3 @@ def test_torchvision_still_has_the_addresses_and_digests():
 def test_default_colours_differ(count):
     colors = default_colors(count)
     assert len(set(colors)) == count and all(0 <= part <= 255 for color in colors for part in color)
-
-
-def test_kept_in_memory_is_read_once_and_not_shared(tmp_path, monkeypatch):
-    """A kept pair equals the one from the file, comes from one read, and a caller may write into its copy."""
-    images, masks = tmp_path / "images", tmp_path / "masks"
-    images.mkdir()
-    masks.mkdir()
-    Image.fromarray(np.full((6, 8, 3), 100, np.uint8)).save(images / "a.png")
-    Image.fromarray(np.eye(6, 8, dtype=np.uint8)).save(masks / "a.png")
-    fresh = SegmentationFolder(images, masks, classes=("no", "yes"), size=(3, 4))
-    kept, reads = SegmentationFolder(images, masks, classes=("no", "yes"), size=(3, 4)).keep_in_memory(), []
-    read = kept.read
-    monkeypatch.setattr(kept, "read", lambda index: reads.append(index) or read(index))
-    first, _ = kept[0]
-    first.zero_()
-    image, mask = kept[0]
-    assert reads == [0]
-    assert torch.equal(image, fresh[0][0]) and torch.equal(mask, fresh[0][1])

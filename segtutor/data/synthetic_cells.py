@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .drosophila_vnc import SPEC as TISSUE
 from .spec import DatasetSpec
 from .synthetic_common import (
     NOISE_PERIOD,
@@ -35,8 +36,8 @@ MEMBRANE, GLIA, MITOCHONDRIA, SYNAPSE, INTRACELLULAR = range(5)
 CELLS_SPEC = DatasetSpec(
     name="cells",
     title="SyntheticCells",
-    classes=("membrane", "glia", "mitochondria", "synapse", "intracellular"),
-    palette=((0, 35, 93), (255, 200, 24), (160, 44, 23), (97, 218, 127), (155, 215, 254)),
+    classes=TISSUE.classes,
+    palette=TISSUE.palette,
     ignore_index=VOID,
     mean=(0.545,),
     std=(0.188,),
@@ -181,9 +182,7 @@ class _Tissue:
         # One integer holds distance (1/256 pixel) and rank, so that two minima find the two nearest discs and say which
         # they are; a block is a column, so that numpy walks along many blocks at once.
         blocks = (high // BLOCK, BLOCK, wide // BLOCK, BLOCK)
-        rows_, columns_ = (
-            a.reshape(blocks).transpose(1, 3, 0, 2).reshape(BLOCK * BLOCK, -1) for a in (rows, columns)
-        )
+        rows_, columns_ = (a.reshape(blocks).transpose(1, 3, 0, 2).reshape(BLOCK * BLOCK, -1) for a in (rows, columns))
         rivals = rivals.reshape(-1, few).T
         first, second = (np.full(rows_.shape, np.iinfo(np.int32).max, np.int32) for _ in range(2))
         for rank in range(few):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .camvid import SPEC as CAMVID
 from .spec import DatasetSpec
 from .synthetic_common import (
     VOID,
@@ -33,32 +34,8 @@ SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLI
 SCENES_SPEC = DatasetSpec(
     name="scenes",
     title="SyntheticScenes",
-    classes=(
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ),
-    palette=(
-        (166, 196, 245),
-        (141, 48, 33),
-        (238, 243, 196),
-        (86, 80, 88),
-        (186, 138, 188),
-        (26, 134, 112),
-        (243, 205, 36),
-        (140, 138, 92),
-        (34, 62, 204),
-        (236, 60, 28),
-        (92, 18, 98),
-    ),
+    classes=CAMVID.classes,
+    palette=CAMVID.palette,
     ignore_index=VOID,
     mean=(0.480, 0.468, 0.464),
     std=(0.183, 0.162, 0.189),
