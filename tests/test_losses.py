@@ -495,7 +495,8 @@ def test_multilabel_lovasz_equals_smp_per_channel():
     smp = pytest.importorskip("segmentation_models_pytorch.losses")
     logits, target = batch("multilabel", dtype=torch.float32)
     reference = smp.LovaszLoss("binary", ignore_index=255)
-    expected = torch.stack([reference(logits[:, c : c + 1].contiguous(), target[:, c].contiguous()) for c in range(4)]).mean()
+    channels = [(logits[:, c : c + 1].contiguous(), target[:, c].contiguous()) for c in range(4)]
+    expected = torch.stack([reference(*channel) for channel in channels]).mean()
     torch.testing.assert_close(LovaszLoss("multilabel")(logits, target), expected, rtol=1e-5, atol=0)
 
 
