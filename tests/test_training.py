@@ -305,21 +305,40 @@ def test_auto_precision_follows_the_hardware(monkeypatch):
 
 
 def test_emulated_bf16_does_not_count(monkeypatch):
-    monkeypatch.setattr(loop.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
-    monkeypatch.setattr(loop.Path, "read_text", lambda self: "flags: avx512f avx512bw")
-    assert not loop._cpu_has_bf16()
-    monkeypatch.setattr(loop.Path, "read_text", lambda self: "flags: avx512f avx512_bf16")
-    assert loop._cpu_has_bf16()
-
     def no_such_file(self):
         raise FileNotFoundError
 
+    monkeypatch.setattr(loop.platform, "machine", lambda: "x86_64")
+    for answer in (False, True):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda answer=answer: answer, raising=False)
+        assert loop._cpu_has_bf16() is answer
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    monkeypatch.setattr(loop.Path, "read_text", lambda self: "flags: avx512f avx512_bf16")
+    assert not loop._cpu_has_bf16()
+    monkeypatch.setattr(loop.Path, "read_text", lambda self: "flags: avx512f avx512_bf16 amx_bf16 amx_tile")
+    assert loop._cpu_has_bf16()
     monkeypatch.setattr(loop.Path, "read_text", no_such_file)
     assert not loop._cpu_has_bf16()
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    assert loop._cpu_has_bf16()
+
+
+@pytest.mark.parametrize("channels", [16, 20, 48, 72])
+@pytest.mark.parametrize("dilation", [1, 2, 8])
+def test_auto_precision_gives_right_gradients_on_this_cpu(channels, dilation):
+    # The layout and the widths that oneDNN's bfloat16 kernel without AMX gets wrong.
+    torch.manual_seed(0)
+    body = [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+    body += [nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)]
+    model = nn.Sequential(*body).to(memory_format=torch.channels_last)
+    x = torch.randn(8, channels, 32, 32).contiguous(memory_format=torch.channels_last)
+    gradients = []
+    for dtype in (None, autocast_dtype("cpu")):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            out = model(x)
+        out.float().square().mean().backward()
+        gradients.append(model[2].weight.grad.clone())
+    exact, chosen = gradients
+    assert (chosen - exact).abs().max() < 0.03 * exact.abs().max()
 
 
 def test_precision_by_name():

@@ -231,19 +231,20 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively (AVX512-BF16, AMX or the Arm extension).
+    """Whether this CPU multiplies bfloat16 natively and right (AMX or the Arm extension).
 
-    Emulated bfloat16 is several times slower than float32, so "torch accepts it" is the wrong question.
+    Emulated bfloat16 is several times slower than float32, so "torch accepts it" is the wrong question. AVX512-BF16
+    without AMX does not count either: there, oneDNN 3.13 returns NaN for the weight gradient of a dilated convolution
+    on channels-last maps whose channels are no multiple of 16.
     """
     if platform.machine().lower() in ("arm64", "aarch64"):
         probe = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
         return bool(probe is not None and probe())
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        probe = getattr(torch.cpu, name, None)
-        if probe is not None and probe():
-            return True
-    try:  # older torch has no such probes; Linux tells
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    if probe is not None:
+        return bool(probe())
+    try:  # older torch has no such probe; Linux tells
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
 
