@@ -13,6 +13,7 @@ import inspect
 import statistics
 import textwrap
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -140,6 +142,99 @@ def count_saved_bytes(model: nn.Module, size: Sequence[int], *, batch: int = 1) 
     finally:
         hook.remove()
     return total
+
+
+class _Alive(TorchDispatchMode):
+    """Adds up the storages that operations return, from the moment each is returned until its last owner lets go.
+
+    It stands below autograd, so it sees the backward pass as well. Views and in-place results are storages that are
+    known already: they cost nothing, as in memory.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.start()
+
+    def start(self, *tensors: Tensor, ignore: Iterable[Tensor] = ()) -> None:
+        """Forget what was seen; `tensors` are alive now, and what `ignore` holds never counts."""
+        self.alive: dict[int, int] = {}
+        self.now = self.peak = 0
+        self.kept = [tensor.untyped_storage() for tensor in ignore]  # held, so that no new storage takes their places
+        self.ignored = {storage._cdata for storage in self.kept}
+        for tensor in tensors:
+            self.see(tensor)
+
+    def see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, alive = storage._cdata, self.alive
+        if key in alive or key in self.ignored:
+            return
+        alive[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self.gone, alive, key).atexit = False
+
+    def gone(self, alive: dict[int, int], key: int) -> None:
+        size = alive.pop(key)
+        if alive is self.alive:  # and not what an abandoned attempt left behind
+            self.now -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            self.see(tensor)
+        return result
+
+
+class _AnyLoss(torch.autograd.Function):
+    """A scalar whose backward pass hands every tensor a gradient of its own size, which nobody else holds."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.likes = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+        return tensors[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.ones(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.likes)
+
+
+def count_peak_bytes(model: nn.Module, size: Sequence[int], *, batch: int = 1, training: bool = True) -> int:
+    """Most bytes that one step holds at once **on top of the model's own weights and buffers**, counted exactly.
+
+    With `training`, a step is the forward pass in training mode, a gradient as large as the output (whatever the loss
+    is), and the backward pass; it holds the images, the activations, their gradients while they are in use, and the
+    gradients of the weights, which start out absent. Without, it is the forward pass in evaluation mode under
+    `torch.no_grad`, and a map is gone as soon as no name refers to it.
+
+    Tensors count by the storage that they live in, once. An operator's workspace, the allocator's rounding and the
+    optimiser's state are not in the count, so every machine agrees on it; on a GPU the step's
+    `torch.cuda.max_memory_allocated` lies above it by the workspaces. What of it is kept from the forward pass for the
+    backward pass is `count_saved_bytes`.
+
+    Args:
+        model: any module that takes one image batch. Its statistics and gradients do not change.
+        size: (H, W), (C, H, W) or (B, C, H, W).
+        batch: images, where `size` does not say.
+        training: count a training step; False counts an inference.
+    """
+    watch, weights = _Alive(), []
+
+    def begin(module: nn.Module, images: tuple[Tensor]) -> None:  # inside the call, where the stand-ins are in place
+        weights[:] = module.parameters()
+        watch.start(*images, ignore=[*weights, *module.buffers()])
+
+    hook = model.register_forward_pre_hook(begin)
+    try:
+        with _Mode(model, training), torch.set_grad_enabled(training), watch:
+            output = _tensors(_run_without_numbers(model, _input_shape(model, size, batch)))
+            ends = [tensor for tensor in output if tensor.requires_grad]
+            if ends:  # autograd.grad and not backward: no weight's .grad is touched
+                wanted = [weight for weight in weights if weight.requires_grad]
+                torch.autograd.grad(_AnyLoss.apply(*ends), wanted, allow_unused=True)
+            return watch.peak
+    finally:
+        hook.remove()
 
 
 # ------------------------------------------------------------------------------------------------------ shape trace

@@ -12,6 +12,7 @@ from segtutor.probe import (
     compare_speed,
     count_flops,
     count_parameters,
+    count_peak_bytes,
     count_saved_bytes,
     effective_receptive_field,
     receptive_field,
@@ -131,6 +132,133 @@ def test_saved_bytes_agree_with_a_real_forward_pass():
     expected = sum(size for pointer, size in kept.items() if pointer not in weights)
     assert output["logits"].requires_grad
     assert untouched(Branches(), lambda m: count_saved_bytes(m, (32, 48), batch=2)) == expected
+
+
+def convolution(inputs, outputs, **options):
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False, **options)
+
+
+def test_peak_bytes_of_a_chain_by_hand():
+    channel = 4 * 16 * 16  # bytes
+    chain = nn.Sequential(convolution(3, 8), convolution(8, 8), convolution(8, 4))
+    # Second convolution: the images, which the caller holds, its input and its output. The first map is then free.
+    assert untouched(chain, lambda m: count_peak_bytes(m, (16, 16), training=False)) == (3 + 8 + 8) * channel
+    # Backward through the last one: all maps, the gradients of its output and input, and the gradient of its weights
+    maps, gradients, weights, loss = 3 + 8 + 8 + 4, 4 + 8, 4 * (8 * 4 * 9), 4 + 4  # a number, and its gradient
+    assert untouched(chain, lambda m: count_peak_bytes(m, (16, 16))) == (maps + gradients) * channel + weights + loss
+    assert count_peak_bytes(chain, (16, 16), batch=3) == 3 * (maps + gradients) * channel + weights + loss
+    for parameter in chain.parameters():
+        parameter.requires_grad_(False)
+    assert count_peak_bytes(chain, (16, 16)) == (3 + 8 + 8) * channel  # nothing to train: nothing is kept
+
+
+def test_peak_bytes_of_a_skip_by_hand():
+    class Skip(nn.Module):
+        def __init__(self, skip):
+            super().__init__()
+            self.skip, self.first, self.pool = skip, convolution(1, 8), nn.MaxPool2d(2)
+            self.last = convolution(16 if skip else 8, 2)
+
+        def forward(self, images):
+            x = self.first(images)
+            kept = [x] if self.skip else []
+            x = F.interpolate(self.pool(x), scale_factor=2)
+            return self.last(torch.cat([*kept, x], 1) if kept else x)
+
+    channel = 4 * 16 * 16
+    # Without the skip, while resizing: the image, the map (still named x), its pooled quarter and the upsampled map
+    assert count_peak_bytes(Skip(False), (16, 16), training=False) == (1 + 8 + 8 / 4 + 8) * channel
+    # With it, at the last convolution: the image, the map, the upsampled map, both side by side, and the output
+    assert count_peak_bytes(Skip(True), (16, 16), training=False) == (1 + 8 + 8 + 16 + 2) * channel
+
+
+def test_peak_bytes_know_views_in_place_work_and_models_that_need_numbers():
+    class Thrifty(nn.Sequential):
+        def forward(self, images):
+            x = super().forward(images)
+            return x.relu_().flatten(2).mul_(2).transpose(1, 2)[:, ::2]
+
+    class Curious(nn.Sequential):
+        def forward(self, images):
+            x = super().forward(images) * 2
+            return x + 1 if float(images.sum()) == 0 else x
+
+    channel = 4 * 16 * 16
+    assert count_peak_bytes(Thrifty(convolution(3, 8)), (16, 16), training=False) == (3 + 8) * channel
+    # On real zeros: the sum takes four bytes while it lives; what the attempt without numbers left does not count.
+    curious = Curious(convolution(3, 8))
+    count = untouched(curious, lambda m: count_peak_bytes(m, (16, 16), training=False))
+    assert count == (3 + 8 + 8) * channel
+    assert untouched(curious, lambda m: count_peak_bytes(m, (16, 16))) >= (3 + 3 * 8) * channel
+    assert untouched(Branches(), lambda m: count_peak_bytes(m, (32, 48))) > count_saved_bytes(Branches(), (32, 48))
+
+
+class Mixing(nn.Module):
+    """A 1x1 convolution written as a matrix product, for which no library allocates a workspace."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+
+    def forward(self, x):
+        return (self.weight @ x.flatten(2)).unflatten(2, x.shape[2:])
+
+
+class Unpooling(nn.Module):
+    """A skip by concatenation, another by indices, normalisation, an in-place ReLU and a sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(Mixing(3, 8), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.deep = nn.Sequential(Mixing(8, 12), nn.BatchNorm2d(12), nn.ReLU())
+        self.join, self.score = Mixing(20, 8), Mixing(8, 5)
+
+    def forward(self, images):
+        skip = self.stem(images)
+        pooled, indices = F.max_pool2d(skip, 2, return_indices=True)
+        deep = F.interpolate(self.deep(pooled), scale_factor=2, mode="bilinear", align_corners=False)
+        joined = self.join(torch.cat([skip, deep], 1))
+        return self.score(F.relu(joined + F.max_unpool2d(pooled, indices, 2)))
+
+
+def one_step(model, images, training):
+    with probe._Mode(model, training), torch.set_grad_enabled(training):
+        output = model(images)
+        if training:
+            (1 * output).sum().backward()  # the product's gradient is as large as the output, and nobody holds it
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("shape", [(2, 3, 64, 96), (1, 3, 128, 96)])
+def test_peak_bytes_are_the_profilers(shape, training):
+    from torch.profiler import ProfilerActivity, profile
+
+    model, images = Unpooling(), torch.rand(shape)
+    counted = untouched(model, lambda m: count_peak_bytes(m, shape, training=training))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        one_step(model, images, training)
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now, peak = images.nbytes, 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    assert counted == pytest.approx(peak, rel=0.005)  # equal to the byte where this was written
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("training", [False, True])
+def test_peak_bytes_are_the_gpu_allocators(training):
+    model, images = Unpooling().cuda(), torch.rand(4, 3, 256, 320, device="cuda")
+    counted = count_peak_bytes(model, images.shape, training=training)
+    for _ in range(2):  # the first step also makes the libraries' handles and their lasting workspaces
+        model.zero_grad(set_to_none=True)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() - images.nbytes
+        one_step(model, images, training)
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() - before
+    assert counted == pytest.approx(peak, rel=0.02)  # blocks are rounded up to 512 bytes
 
 
 # -------------------------------------------------------------------------------------------------------- shape trace
