@@ -389,7 +389,12 @@ class _Numbers(string.Formatter):
         return self.value(field_name), field_name
 
     def format_field(self, value, format_spec):
-        return format(value, format_spec or (".3g" if isinstance(value, float) else ""))
+        if isinstance(value, float) and value.is_integer() and format_spec.endswith((",", "d")):
+            value = int(value)  # a mean of counts is a count where all seeds agree
+        try:
+            return format(value, format_spec or (".3g" if isinstance(value, float) else ""))
+        except ValueError as error:
+            raise ClaimError(f"{self.claim}: the format {format_spec!r} does not fit {value!r}: {error}.") from None
 
     def check(self, text: str) -> None:
         """Compare two expressions, e.g. ``"FCN-2/fcn8s/miou > FCN-2/fcn32s/miou"``."""

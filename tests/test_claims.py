@@ -83,6 +83,11 @@ def test_published_facts_fill_in_too(rows):
     assert judged.sentence == f"It has {fact:,}." and judged.verdict == CONFIRMED
 
 
+def test_a_mean_of_counts_is_written_as_a_count(rows):
+    judged = judge(replace(CLAIM, sentence="{X/b over X/a:d} times, {X/b over X/a:,} times", checks=()), folder=rows)
+    assert judged.sentence == "2 times, 2 times"
+
+
 def test_a_missing_row_means_not_yet_measured(rows):
     for change in ({"sentence": "{X/c:.2f}"}, {"checks": ("X/c > 0",)}):
         judged = judge(replace(CLAIM, **change), folder=rows)
@@ -98,6 +103,7 @@ def test_a_missing_row_means_not_yet_measured(rows):
         ({"sentence": "It is so.", "checks": ()}, "needs a measured number"),
         ({"sentence": "{papers/fcn/nonsense}"}, "no fact"),
         ({"sentence": "{X/a@mode}"}, "asks for @mode"),
+        ({"sentence": "{X/a:,d}"}, "',d' does not fit 0.25"),
     ],
 )
 def test_bad_claims_are_refused(rows, change, words):
