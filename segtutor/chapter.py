@@ -227,7 +227,7 @@ def _is_numeric(cell: str) -> bool:
     try:
         float(cell.split(" ")[0].replace(",", "").rstrip("%"))
     except ValueError:
-        return cell in ("", "absent", _MISSING)
+        return cell in ("", "absent", _MISSING, _EVERYTHING)
     return True
 
 
@@ -242,6 +242,8 @@ def _escape(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------- measured numbers
 
 _MISSING = "not measured"
+# A field as large as the image that it was measured on: the network sees all of it, whatever its size.
+_EVERYTHING, _SIDE = "whole image", 832
 
 # key in the rows' ids -> (name for readers, chapter in which the model enters the table)
 _MODELS = {
@@ -266,7 +268,7 @@ _METRICS = {
     "boundary_miou": ("Boundary mIoU", lambda value: f"{value:.3f}"),
     "parameters": ("Parameters (M)", lambda value: f"{value / 1e6:.2f}"),
     "flops": ("FLOPs (G)", lambda value: f"{value / 1e9:.2f}"),
-    "receptive_field": ("Receptive field (px)", lambda value: f"{value:.0f}"),
+    "receptive_field": ("Receptive field (px)", lambda value: _EVERYTHING if value >= _SIDE else f"{value:.0f}"),
     "ms_per_step": ("ms per step", lambda value: f"{value:.0f}"),
     "kept_memory": ("Kept for backward (MiB)", lambda value: f"{value:.0f}"),
 }

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
+    "AuxiliaryLoss",
     "BorderWeightedLoss",
     "CombinedLoss",
     "CrossEntropyLoss",
@@ -241,6 +242,45 @@ class CombinedLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}"
+
+
+class AuxiliaryLoss(nn.Module):
+    r"""A second, smaller vote on how the middle of the network is doing.
+
+    .. math:: L = \ell(z, y) + \alpha \, \ell(z_{\text{aux}}, y)
+
+    The auxiliary logits come from a head in the middle of the trunk, so its gradient reaches the early layers by a
+    shorter way. The head is for training alone. Zhao et al. 2017 (PSPNet, section 3.3) with alpha = 0.4.
+
+    Args:
+        weight: alpha, at least 0.
+        loss: the loss of either output; ``None`` for `CrossEntropyLoss`.
+
+    Raises:
+        ValueError: a negative weight; in the call, anything but a pair of logits.
+
+    Example:
+        >>> fit(model, dataset, steps=400, loss=AuxiliaryLoss(), forward=model.forward_with_auxiliary)
+    """
+
+    def __init__(self, weight: float = 0.4, loss: nn.Module | None = None):
+        super().__init__()
+        if weight < 0:
+            raise ValueError(f"weight is {weight}; below 0 it would reward mistakes, choose at least 0")
+        self.weight = float(weight)
+        self.loss = CrossEntropyLoss() if loss is None else loss
+
+    def forward(self, outputs: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+        if isinstance(outputs, Tensor) or len(outputs) != 2:
+            raise ValueError(
+                "AuxiliaryLoss takes the pair (logits, auxiliary logits): "
+                "train with fit(..., forward=model.forward_with_auxiliary)"
+            )
+        logits, auxiliary_logits = outputs
+        return self.loss(logits, target) + self.weight * self.loss(auxiliary_logits, target)
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"
 
 
 class BorderWeightedLoss(SegmentationLoss):

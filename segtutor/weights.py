@@ -90,6 +90,14 @@ def _resnet_rename(name: str) -> str | None:
     return name.replace(".downsample.", ".shortcut.")
 
 
+def _resnet_map(*, trunk: str = "", **options) -> KeyMap:
+    def rename(name: str) -> str | None:
+        renamed = _resnet_rename(name)
+        return None if renamed is None else trunk + renamed
+
+    return KeyMap(rename, **options)
+
+
 _FCN = {
     "trunk": "trunk.",
     "classifier": {"classifier.0": "fc6", "classifier.3": "fc7"},
@@ -102,7 +110,8 @@ MAPS: dict[tuple[str, str], KeyMap] = {
     ("torchvision vgg16", "VGG16"): _vgg_map(False),
     ("torchvision vgg16_bn", "VGG16"): _vgg_map(True),
     ("torchvision vgg16", "FCN"): _vgg_map(False, **_FCN),
-    ("torchvision resnet", "ResNet"): KeyMap(_resnet_rename),
+    ("torchvision resnet", "ResNet"): _resnet_map(),
+    ("torchvision resnet", "PSPNet"): _resnet_map(trunk="trunk.", fresh=r"(pyramid|head|auxiliary)\."),
 }
 
 
@@ -185,6 +194,7 @@ _IMAGENET: dict[str, Callable[[nn.Module], str]] = {
     "FCN": lambda model: "VGG16_Weights.IMAGENET1K_V1",
     "VGG16": lambda model: f"VGG16{'_BN' if hasattr(model.stage1, 'bn1_1') else ''}_Weights.IMAGENET1K_V1",
     "ResNet": lambda model: f"ResNet{model.depth}_Weights.IMAGENET1K_V1",
+    "PSPNet": lambda model: f"ResNet{model.trunk.depth}_Weights.IMAGENET1K_V1",
 }
 
 
@@ -247,7 +257,7 @@ def load_pretrained(
     """Fill a model with published weights.
 
     Args:
-        model: an FCN, a `VGG16` or a `ResNet` of the paper's widths.
+        model: an FCN, a `PSPNet`, a `VGG16` or a `ResNet` of the paper's widths.
         name: "imagenet": torchvision's classification weights for the model's trunk.
         path: a local file instead (.safetensors, or .pth read with ``weights_only=True``): torchvision's weights,
             or a state dict of the model itself.

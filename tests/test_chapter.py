@@ -1,5 +1,6 @@
 """What the chapters share: run size, data with a stand-in, tables, measured numbers."""
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from segtutor import chapter, results
+from segtutor.benchmark import protocol
 from segtutor.papers import PAPERS
 
 
@@ -232,6 +234,20 @@ def test_running_table_reads_rows_and_invents_nothing(rows):
         "CamVid, 120x160. Scores are means over 2 seeds. Timed on a machine. Measured again by "
         "`segtutor benchmark table`."
     )
+
+
+@pytest.mark.parametrize(
+    ("side", "cell"), [(protocol.FIELD, "whole image"), (protocol.FIELD - 1, f"{protocol.FIELD - 1}")], ids=str
+)
+def test_running_table_says_where_a_network_sees_everything(rows, monkeypatch, side, cell):
+    measured = dataclasses.replace(chapter.result("table/fcn8s/flops"), value=side)
+    monkeypatch.setattr(chapter.results, "result", lambda id: measured)
+    assert chapter.running_table("03", metrics=["receptive_field"]).rows[0][1] == cell
+
+
+def test_a_network_that_sees_everything_leaves_the_numbers_on_the_right():
+    shown = repr(chapter.table([["a", "whole image"], ["b", "12"]], ["n", "px"]))
+    assert shown.splitlines()[3].endswith("         12")
 
 
 def test_running_table_grows_with_the_chapters(rows):

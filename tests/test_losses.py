@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtutor.losses import (
+    AuxiliaryLoss,
     BorderWeightedLoss,
     CombinedLoss,
     CrossEntropyLoss,
@@ -529,6 +530,30 @@ def test_combined_is_the_weighted_sum():
 def test_combined_refuses_what_is_no_list_of_losses(losses):
     with pytest.raises(ValueError, match="CombinedLoss needs"):
         CombinedLoss(losses)
+
+
+# --- auxiliary --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [None, DiceLoss()], ids=["default", "dice"])
+def test_auxiliary_is_the_weighted_sum_of_two_outputs(loss):
+    logits, target = batch("multiclass")
+    other = logits.flip(0) * 0.7
+    inner = loss or CrossEntropyLoss()
+    for weight in (0.4, 0.0, 2.0):
+        expected = inner(logits, target) + weight * inner(other, target)
+        torch.testing.assert_close(AuxiliaryLoss(weight, loss)((logits, other), target), expected)
+    assert AuxiliaryLoss().weight == 0.4
+    assert len(list(AuxiliaryLoss().children())) == 1  # registered: .to(device) reaches it
+
+
+def test_auxiliary_says_how_to_call_it():
+    logits, target = batch("multiclass")
+    for outputs in (logits, (logits,), (logits, logits, logits)):
+        with pytest.raises(ValueError, match="forward=model.forward_with_auxiliary"):
+            AuxiliaryLoss()(outputs, target)
+    with pytest.raises(ValueError, match="-1"):
+        AuxiliaryLoss(-1)
 
 
 # --- border weights ---------------------------------------------------------------------------------------------------

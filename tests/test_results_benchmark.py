@@ -345,3 +345,37 @@ def test_reading_rows_needs_no_torch():
 def test_row_is_frozen():
     with pytest.raises(AttributeError):
         Row(**{**RECORD}).value = 1.0
+
+
+# -------------------------------------------------------------------------------------- the running table's protocol
+
+
+def field_of(*layers, side=24):
+    from torch import nn
+
+    from segtutor import probe
+    from segtutor.benchmark import protocol
+
+    return protocol.max_side(probe.receptive_field(nn.Sequential(*layers), (side, side)), side)
+
+
+def test_field_of_a_local_network_is_its_longer_side():
+    from torch import nn
+
+    assert field_of(nn.Conv2d(3, 2, (3, 7), padding=(1, 3))) == 7
+
+
+def test_field_of_a_network_that_sees_everything_is_the_images_side():
+    from torch import nn
+
+    from segtutor.benchmark import protocol
+
+    assert field_of(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 2, 1)) == 24
+    assert f"image of {protocol.FIELD}x{protocol.FIELD}, where {protocol.FIELD} means all" in protocol.CONDITIONS
+
+
+def test_field_that_one_border_cuts_off_is_refused():
+    from torch import nn
+
+    with pytest.raises(BenchmarkError, match="cut off.*24x24"):
+        field_of(nn.AdaptiveAvgPool2d((1, 4)), nn.Conv2d(3, 2, 1))

@@ -1,6 +1,7 @@
 """The loop: reproducible, polite to its caller, and right about what it scores."""
 
 import builtins
+import copy
 import math
 import random
 import warnings
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from segtutor.losses import CrossEntropyLoss
+from segtutor.losses import AuxiliaryLoss, CrossEntropyLoss
 from segtutor.metrics import ConfusionMatrix
 from segtutor.training import History, autocast_dtype, evaluate, fit, loop, poly
 
@@ -141,6 +142,67 @@ def test_fit_equals_a_loop_written_by_hand():
         optimizer.step()
     for mine, theirs in zip(model.state_dict().values(), reference.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+class TwoHeads(nn.Module):
+    """A model whose forward gives one of its two outputs, as PSPNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.auxiliary = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 3, 1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, images):
+        return self.head(self.body(images).relu())
+
+    def forward_with_auxiliary(self, images):
+        features = self.body(images).relu()
+        return self.head(features), self.auxiliary(features)
+
+
+def test_forward_trains_what_it_returns():
+    """Two steps with an auxiliary output, written by hand; without `forward` the second head learns nothing."""
+    torch.manual_seed(0)
+    model, dataset = TwoHeads(), Blocks(4, augment=False)
+    reference, alone = copy.deepcopy(model), copy.deepcopy(model)
+    history = fit(
+        model, dataset, steps=2, lr=0.05, batch_size=4, schedule="constant", precision="fp32", weight_decay=0.0,
+        loss=AuxiliaryLoss(0.4), forward=model.forward_with_auxiliary,
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=0.05, weight_decay=0.0)
+    images, masks = (torch.stack(parts) for parts in zip(*[dataset[i] for i in range(4)], strict=True))
+    for step in range(2):
+        features = reference.body(images).relu()
+        value = nn.functional.cross_entropy(reference.head(features), masks)
+        value = value + 0.4 * nn.functional.cross_entropy(reference.auxiliary(features), masks)
+        assert history.loss[step] == pytest.approx(value.item(), rel=1e-4)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    for mine, theirs in zip(model.state_dict().values(), reference.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+    before = alone.auxiliary.weight.detach().clone()
+    fit(alone, dataset, steps=2, batch_size=4)
+    assert alone.auxiliary.weight.equal(before)
+
+
+def test_every_output_of_forward_reaches_the_loss_in_fp32():
+    model, seen = TwoHeads(), []
+
+    def loss(outputs, masks):
+        seen.extend(output.dtype for output in outputs)
+        return sum(nn.functional.cross_entropy(output, masks) for output in outputs)
+
+    fit(model, Blocks(4), steps=1, loss=loss, forward=model.forward_with_auxiliary, precision="bf16")
+    assert seen == [torch.float32, torch.float32]
+
+
+def test_validation_calls_the_model_itself():
+    torch.manual_seed(1)
+    model = TwoHeads()
+    history = fit(
+        model, Blocks(4), steps=1, loss=AuxiliaryLoss(), forward=model.forward_with_auxiliary, valid=Blocks(2)
+    )
+    assert len(history.valid) == 1
 
 
 def test_it_learns():

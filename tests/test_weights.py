@@ -13,6 +13,7 @@ from torch import nn
 
 from segtutor import weights
 from segtutor.models.fcn import FCN8s, FCN32s
+from segtutor.models.pspnet import PSPNet
 from segtutor.models.resnet import ResNet
 from segtutor.models.vgg import VGG16
 from segtutor.weights import WeightsError, load_pretrained, transplant
@@ -131,6 +132,7 @@ def test_imagenet_weights_come_from_torchvisions_address_with_their_hash_checked
         (lambda: VGG16(widths=WIDTHS), narrow_vgg, "VGG16_Weights"),
         (lambda: VGG16(widths=WIDTHS, batch_norm=True), lambda: narrow_vgg(True), "VGG16_BN_Weights"),
         (lambda: ResNet(18), narrow_resnet, "ResNet18_Weights"),
+        (lambda: PSPNet(3, depth=18), narrow_resnet, "ResNet18_Weights"),
     ],
 )
 def test_each_trunk_asks_for_its_own_weights(downloader, model, source, expected):

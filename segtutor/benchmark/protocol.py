@@ -6,12 +6,13 @@ import time
 from segtutor.benchmark import BenchmarkError
 
 SIZE, CROP, STEPS, BATCH, LR = (120, 160), (96, 128), 400, 8, 2e-3
+FIELD = 832  # side of the square image on which receptive fields are measured
 CONFIG = {"data": "camvid", "size": list(SIZE), "crop": list(CROP), "steps": STEPS, "batch": BATCH, "lr": LR}
 CONDITIONS = (
     f"CamVid at {SIZE[0]}x{SIZE[1]}, {STEPS} steps of batch {BATCH} on crops of {CROP[0]}x{CROP[1]}, AdamW, the tiny "
     "preset from random weights, scored on the whole test split; FLOPs of one image at that size, receptive field of "
-    "one output pixel, time of a training step (batch 8 at 96x128) as processor time of one thread, memory kept for "
-    "the backward pass of that step"
+    f"one output pixel on an image of {FIELD}x{FIELD}, where {FIELD} means all of it, time of a training step (batch 8 "
+    "at 96x128) as processor time of one thread, memory kept for the backward pass of that step"
 )
 UNITS = {
     "miou": "mIoU",
@@ -36,7 +37,7 @@ def _data():
     return train.keep_in_memory(), CamVid("test", size=SIZE, transform=eval_transform(spec))
 
 
-def measure(build, seed, quick, log, *, field_size=(832, 832)):
+def measure(build, seed, quick, log):
     """Train and score one model under the protocol.
 
     Args:
@@ -44,7 +45,6 @@ def measure(build, seed, quick, log, *, field_size=(832, 832)):
         seed: Seeds weights, order and augmentation.
         quick: A run of seconds that only shows that the code works.
         log: Prints a progress line.
-        field_size: Image on which the receptive field is measured; larger than the field.
 
     Returns:
         dict: One value for each key of ``UNITS``.
@@ -61,7 +61,7 @@ def measure(build, seed, quick, log, *, field_size=(832, 832)):
         "parameters": probe.count_parameters(model),
         "flops": probe.count_flops(model, SIZE),
         "kept_memory": probe.count_saved_bytes(model, CROP, batch=BATCH) / 2**20,
-        "receptive_field": max_side(probe.receptive_field(model, field_size)),
+        "receptive_field": max_side(probe.receptive_field(model, (FIELD, FIELD))),
         "ms_per_step": processor_ms(model),
     }
     steps = 5 if quick else STEPS
@@ -80,14 +80,16 @@ def measure(build, seed, quick, log, *, field_size=(832, 832)):
     return values | {name: getattr(scores, name) for name in ("miou", "boundary_miou", "pixel_accuracy")}
 
 
-def max_side(field) -> int:
-    """The longer side of a measured receptive field.
+def max_side(field, side=FIELD) -> int:
+    """The longer side of a receptive field that was measured in the middle of a square image; ``side`` is all of it.
 
     Raises:
-        BenchmarkError: The field reaches the border of the image that it was measured on.
+        BenchmarkError: The field reaches one border of the image and not all of them, so that its size is unknown.
     """
+    if (field.height, field.width) == (side, side):
+        return side
     if field.clipped:
-        raise BenchmarkError("the receptive field is larger than the image it was measured on: give a larger one")
+        raise BenchmarkError(f"the receptive field is cut off by the border of an image of {side}x{side}: {field}")
     return max(field.height, field.width)
 
 

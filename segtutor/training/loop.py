@@ -77,7 +77,8 @@ def fit(
     dataset: Dataset,
     *,
     steps: int,
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    loss: Callable[[Tensor | tuple[Tensor, ...], Tensor], Tensor] | None = None,
+    forward: Callable[[Tensor], Tensor | tuple[Tensor, ...]] | None = None,
     batch_size: int = 8,
     lr: float = 1e-3,
     weight_decay: float = 1e-4,
@@ -104,6 +105,8 @@ def fit(
         dataset: `dataset[i]` is (image (C, H, W) float32, mask (H, W) int64), normalised and of one size.
         steps: number of optimiser steps.
         loss: `loss(logits, masks)`, a scalar. None: `CrossEntropyLoss()`.
+        forward: what to call on the images instead of `model`, such as `model.forward_with_auxiliary`; the tensor or
+            the tuple of tensors that it returns goes to `loss`, in float32. Validation calls `model` all the same.
         batch_size: images per step. The last batch of a pass may be smaller; a last batch of one image is dropped,
             because batch normalisation learns nothing from it.
         lr: learning rate before the schedule; with `optimizer` given, its own is used.
@@ -149,8 +152,8 @@ def fit(
                 images, masks = next(batches)
                 images = images.to(device, memory_format=torch.channels_last)
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                    logits = model(images)
-                value = loss(logits.float(), masks.to(device))
+                    outputs = (model if forward is None else forward)(images)
+                value = loss(_float(outputs), masks.to(device))
                 number = _finite(value.item(), step, optimizer)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(value).backward()
@@ -339,6 +342,11 @@ def _schedule(schedule: str | Callable[[int, int], float]) -> Callable[[int, int
     if schedule not in known:
         raise ValueError(f'unknown schedule {schedule!r}: choose "poly", "constant" or a function (step, steps)')
     return known[schedule]
+
+
+def _float(outputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    """Half-precision outputs in float32, in which a loss can add up a million pixels."""
+    return outputs.float() if isinstance(outputs, Tensor) else tuple(output.float() for output in outputs)
 
 
 def _finite(number: float, step: int, optimizer: torch.optim.Optimizer) -> float:
