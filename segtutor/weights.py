@@ -50,17 +50,19 @@ class KeyMap:
         fresh: pattern of the target's names that have no source.
         reshape: pattern of the target's names whose tensor is a reshaped one of the source (a fully connected layer
             that became a convolution).
+        prepare: what happens to the source's tensors first.
     """
 
     rename: Callable[[str], str | None]
     fresh: str = r"(?!)"  # matches nothing
     reshape: str = r"(?!)"
+    prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda source: source
 
 
-def _vgg_features(batch_norm: bool) -> dict[str, str]:
+def _vgg_features(batch_norm: bool, depths: tuple[int, ...] = (2, 2, 3, 3, 3)) -> dict[str, str]:
     """torchvision's ``features.<index>`` to the paper's names, by counting its layers."""
     names, index = {}, 0
-    for stage, depth in enumerate((2, 2, 3, 3, 3), start=1):
+    for stage, depth in enumerate(depths, start=1):
         for i in range(1, depth + 1):
             names[f"features.{index}"] = f"stage{stage}.conv{stage}_{i}"
             if batch_norm:
@@ -98,6 +100,34 @@ def _resnet_map(*, trunk: str = "", **options) -> KeyMap:
     return KeyMap(rename, **options)
 
 
+def _unet_map(batch_norm: bool) -> KeyMap:
+    """The first eight convolutions of VGG-13 have the widths of U-Net's contracting path; its fifth stage stays out."""
+    layers = {}
+    for source, target in _vgg_features(batch_norm, depths=(2, 2, 2, 2, 2)).items():
+        stage, kind, number = re.fullmatch(r"stage(\d)\.(conv|bn)\d_(\d)", target).groups()
+        layers[source] = f"contract{stage}.{kind}{number}" if stage != "5" else None
+
+    def rename(name: str) -> str | None:
+        layer, _, tensor = name.rpartition(".")
+        if layer.startswith("classifier."):
+            return None
+        target = layers.get(layer, layer)
+        if target is None or (batch_norm and ".conv" in target and tensor == "bias"):
+            return None
+        return f"{target}.{tensor}"
+
+    return KeyMap(rename, r"(bottom|up\d|expand\d|score)\.", prepare=_fold_biases if batch_norm else lambda s: s)
+
+
+def _fold_biases(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take each convolution's bias off the mean that the normalisation after it subtracts: the same function."""
+    folded = dict(source)
+    for name, mean in source.items():
+        if name.endswith(".running_mean"):
+            folded[name] = mean - source[f"features.{int(name.split('.')[1]) - 1}.bias"]
+    return folded
+
+
 _FCN = {
     "trunk": "trunk.",
     "classifier": {"classifier.0": "fc6", "classifier.3": "fc7"},
@@ -110,6 +140,8 @@ MAPS: dict[tuple[str, str], KeyMap] = {
     ("torchvision vgg16", "VGG16"): _vgg_map(False),
     ("torchvision vgg16_bn", "VGG16"): _vgg_map(True),
     ("torchvision vgg16", "FCN"): _vgg_map(False, **_FCN),
+    ("torchvision vgg13", "UNet"): _unet_map(False),
+    ("torchvision vgg13_bn", "UNet"): _unet_map(True),
     ("torchvision resnet", "ResNet"): _resnet_map(),
     ("torchvision resnet", "PSPNet"): _resnet_map(trunk="trunk.", fresh=r"(pyramid|head|auxiliary)\."),
 }
@@ -118,7 +150,8 @@ MAPS: dict[tuple[str, str], KeyMap] = {
 def _kind(names: Mapping[str, Tensor]) -> str:
     """Name the reference library and family that a state dict comes from, by its keys."""
     if "features.0.weight" in names and "classifier.0.weight" in names:
-        return "torchvision vgg16_bn" if "features.1.running_mean" in names else "torchvision vgg16"
+        depth = 3 + sum(name.startswith("features.") and tensor.dim() == 4 for name, tensor in names.items())
+        return f"torchvision vgg{depth}{'_bn' if 'features.1.running_mean' in names else ''}"
     if "layer1.0.conv1.weight" in names and "conv1.weight" in names:
         return "torchvision resnet"
     return "unknown"
@@ -169,6 +202,7 @@ def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> R
     """
     source = source.state_dict() if isinstance(source, nn.Module) else source
     key_map = _find_map(_kind(source), target)
+    source = key_map.prepare(source)
     own = target.state_dict()
     copied, left, fresh = _match(source, own, key_map)
     tensors = {}
@@ -193,6 +227,7 @@ def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> R
 _IMAGENET: dict[str, Callable[[nn.Module], str]] = {
     "FCN": lambda model: "VGG16_Weights.IMAGENET1K_V1",
     "VGG16": lambda model: f"VGG16{'_BN' if hasattr(model.stage1, 'bn1_1') else ''}_Weights.IMAGENET1K_V1",
+    "UNet": lambda model: f"VGG13{'_BN' if hasattr(model.contract1, 'bn1') else ''}_Weights.IMAGENET1K_V1",
     "ResNet": lambda model: f"ResNet{model.depth}_Weights.IMAGENET1K_V1",
     "PSPNet": lambda model: f"ResNet{model.trunk.depth}_Weights.IMAGENET1K_V1",
 }
@@ -257,7 +292,7 @@ def load_pretrained(
     """Fill a model with published weights.
 
     Args:
-        model: an FCN, a `PSPNet`, a `VGG16` or a `ResNet` of the paper's widths.
+        model: an FCN, a `UNet`, a `PSPNet`, a `VGG16` or a `ResNet` of the paper's widths.
         name: "imagenet": torchvision's classification weights for the model's trunk.
         path: a local file instead (.safetensors, or .pth read with ``weights_only=True``): torchvision's weights,
             or a state dict of the model itself.

@@ -15,6 +15,7 @@ from segtutor import weights
 from segtutor.models.fcn import FCN8s, FCN32s
 from segtutor.models.pspnet import PSPNet
 from segtutor.models.resnet import ResNet
+from segtutor.models.unet import UNet
 from segtutor.models.vgg import VGG16
 from segtutor.weights import WeightsError, load_pretrained, transplant
 
@@ -29,6 +30,15 @@ def narrow_vgg(batch_norm=False):
     network.features = torchvision.models.vgg.make_layers(cfg, batch_norm=batch_norm)
     layers = (nn.Linear(WIDTHS[-1] * 49, HIDDEN), nn.ReLU(), nn.Dropout(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU())
     network.classifier = nn.Sequential(*layers, nn.Dropout(), nn.Linear(HIDDEN, 10))
+    return perturb_norms(network).eval()
+
+
+def narrow_vgg13(batch_norm=False):
+    """torchvision's VGG-13 with the widths of a U-Net of base 2, the fifth stage included."""
+    cfg = [width for w in (2, 4, 8, 16, 16) for width in (w, w, "M")]
+    network = nn.Module()
+    network.features = torchvision.models.vgg.make_layers(cfg, batch_norm=batch_norm)
+    network.classifier = nn.Sequential(nn.Linear(16 * 49, HIDDEN))
     return perturb_norms(network).eval()
 
 
@@ -90,6 +100,38 @@ def test_batch_norm_statistics_travel():
     assert target.stage1.bn1_2.running_var.equal(source.features[4].running_var)
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
+@torch.no_grad()
+def test_contracting_path_of_unet_is_torchvisions_vgg13(batch_norm):
+    source, target = narrow_vgg13(batch_norm).double(), UNet(3, base=2, batch_norm=batch_norm).double().eval()
+    report = transplant(source, target)
+    assert len(report.copied) == (8 * 6 if batch_norm else 8 * 2)
+    assert ("features.0.weight", "contract1.conv1.weight") in report.copied
+    stage5 = (
+        ("features.28", "features.29", "features.31", "features.32") if batch_norm else ("features.20", "features.22")
+    )
+    assert {name.rpartition(".")[0] for name in report.left} >= {*stage5, "classifier.0"}
+    assert {name.split(".")[0][:-1] for name in report.fresh} == {"botto", "up", "expand", "scor"}
+    x, skips = images(1, 3, 64, 48, dtype=torch.float64), []
+    maps = x
+    for layer in source.features:
+        if isinstance(layer, nn.MaxPool2d):
+            skips.append(maps)
+        maps = layer(maps)
+    for ours, theirs in zip(target.contract(x)[:4], skips, strict=False):
+        assert theirs.std() > 1e-3, "a map without variation compares nothing"
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+def test_imagenet_weights_for_unet_leave_the_source_as_it_was(downloader):
+    """Folding biases into means must not write into what the hub keeps in memory."""
+    source = narrow_vgg13(True)
+    before = copy.deepcopy(source.state_dict())
+    downloader.answer = source.state_dict()
+    load_pretrained(UNet(3, base=2, batch_norm=True))
+    assert all(value.equal(before[name]) for name, value in source.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("source", "target", "says"),
     [
@@ -98,11 +140,26 @@ def test_batch_norm_statistics_travel():
         (narrow_vgg, lambda: VGG16(widths=(2, 3, 4, 5, 8)), r"\(6, 5, 3, 3\) in the source.*\(8, 5, 3, 3\)"),
         (narrow_vgg, lambda: FCN8s(3, in_channels=1, **NARROW), "in_channels"),
         (narrow_vgg, lambda: ResNet(18), "No key map"),
+        (narrow_vgg, lambda: UNet(3, base=2), "No key map.*vgg16.*UNet"),
+        (narrow_vgg13, lambda: UNet(3, base=2, batch_norm=True), "no place in the target"),
+        (narrow_vgg13, lambda: UNet(3, base=2, in_channels=1), "in_channels"),
         (lambda: nn.Linear(2, 2), lambda: VGG16(widths=WIDTHS), "unknown"),
         (narrow_resnet, lambda: ResNet(34), "find no tensor in the source"),
         (lambda: {**narrow_resnet().state_dict(), "extra": torch.zeros(1)}, lambda: ResNet(18), "extra"),
     ],
-    ids=["bn into plain", "plain into bn", "widths", "channels", "pair", "kind", "depth", "extra tensor"],
+    ids=[
+        "bn into plain",
+        "plain into bn",
+        "widths",
+        "channels",
+        "pair",
+        "vgg16 into unet",
+        "plain into bn unet",
+        "unet channels",
+        "kind",
+        "depth",
+        "extra tensor",
+    ],  # fmt: skip
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_copied(source, target, says):
     target = seeded(target)
@@ -133,6 +190,8 @@ def test_imagenet_weights_come_from_torchvisions_address_with_their_hash_checked
         (lambda: VGG16(widths=WIDTHS, batch_norm=True), lambda: narrow_vgg(True), "VGG16_BN_Weights"),
         (lambda: ResNet(18), narrow_resnet, "ResNet18_Weights"),
         (lambda: PSPNet(3, depth=18), narrow_resnet, "ResNet18_Weights"),
+        (lambda: UNet(3, base=2), narrow_vgg13, "VGG13_Weights"),
+        (lambda: UNet(3, base=2, batch_norm=True), lambda: narrow_vgg13(True), "VGG13_BN_Weights"),
     ],
 )
 def test_each_trunk_asks_for_its_own_weights(downloader, model, source, expected):

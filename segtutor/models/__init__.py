@@ -8,6 +8,7 @@ _FILES = {
     "FCN32s": "fcn",
     "FCN16s": "fcn",
     "FCN8s": "fcn",
+    "UNet": "unet",
     "PSPNet": "pspnet",
 }
 
