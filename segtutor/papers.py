@@ -192,7 +192,8 @@ _SEGNET = Paper(
         parameters_encoder=(14_723_136, "parameters", _COUNTED + ": convolutions with biases, and batch norm"),
         convolutions=(26, "layers", _PROTOTXT),
         batch_norms=(25, "layers", _PROTOTXT),
-        gmac_360x480=(106.29, "GMAC", "computed at 360 x 480, 11 classes"),
+        gmac_360x480=(106.71, "GMAC", "computed at 360 x 480, 11 classes, poolings rounding up: 23 x 30 at stage 5"),
+        gmac_360x480_rounding_down=(106.29, "GMAC", "computed at 360 x 480, 11 classes: 22 x 30 at stage 5"),
         camvid_class_weights=(
             (0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614),
             "weight of each of the 11 classes, in label order",

@@ -142,6 +142,7 @@ MAPS: dict[tuple[str, str], KeyMap] = {
     ("torchvision vgg16", "FCN"): _vgg_map(False, **_FCN),
     ("torchvision vgg13", "UNet"): _unet_map(False),
     ("torchvision vgg13_bn", "UNet"): _unet_map(True),
+    ("torchvision vgg16_bn", "SegNet"): _vgg_map(True, trunk="encoder.", fresh=r"decoder\."),
     ("torchvision resnet", "ResNet"): _resnet_map(),
     ("torchvision resnet", "PSPNet"): _resnet_map(trunk="trunk.", fresh=r"(pyramid|head|auxiliary)\."),
 }
@@ -226,6 +227,7 @@ def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> R
 # Class of the model: how torchvision enumerates the weights of its trunk.
 _IMAGENET: dict[str, Callable[[nn.Module], str]] = {
     "FCN": lambda model: "VGG16_Weights.IMAGENET1K_V1",
+    "SegNet": lambda model: "VGG16_BN_Weights.IMAGENET1K_V1",
     "VGG16": lambda model: f"VGG16{'_BN' if hasattr(model.stage1, 'bn1_1') else ''}_Weights.IMAGENET1K_V1",
     "UNet": lambda model: f"VGG13{'_BN' if hasattr(model.contract1, 'bn1') else ''}_Weights.IMAGENET1K_V1",
     "ResNet": lambda model: f"ResNet{model.depth}_Weights.IMAGENET1K_V1",
@@ -292,7 +294,7 @@ def load_pretrained(
     """Fill a model with published weights.
 
     Args:
-        model: an FCN, a `UNet`, a `PSPNet`, a `VGG16` or a `ResNet` of the paper's widths.
+        model: an FCN, a `UNet`, a `SegNet`, a `PSPNet`, a `VGG16` or a `ResNet` of the paper's widths.
         name: "imagenet": torchvision's classification weights for the model's trunk.
         path: a local file instead (.safetensors, or .pth read with ``weights_only=True``): torchvision's weights,
             or a state dict of the model itself.

@@ -183,8 +183,14 @@ def test_peak_bytes_know_views_in_place_work_and_models_that_need_numbers():
             x = super().forward(images) * 2
             return x + 1 if float(images.sum()) == 0 else x
 
+    class Projecting(nn.Linear):
+        def forward(self, images):
+            return super().forward(images.flatten(1))
+
     channel = 4 * 16 * 16
     assert count_peak_bytes(Thrifty(convolution(3, 8)), (16, 16), training=False) == (3 + 8) * channel
+    # The transposed weights are a view of the weights
+    assert count_peak_bytes(Projecting(768, 10), (3, 16, 16), training=False) == 3 * channel + 4 * 10
     # On real zeros: the sum takes four bytes while it lives; what the attempt without numbers left does not count.
     curious = Curious(convolution(3, 8))
     count = untouched(curious, lambda m: count_peak_bytes(m, (16, 16), training=False))

@@ -15,6 +15,7 @@ from segtutor import weights
 from segtutor.models.fcn import FCN8s, FCN32s
 from segtutor.models.pspnet import PSPNet
 from segtutor.models.resnet import ResNet
+from segtutor.models.segnet import SegNet
 from segtutor.models.unet import UNet
 from segtutor.models.vgg import VGG16
 from segtutor.weights import WeightsError, load_pretrained, transplant
@@ -143,6 +144,7 @@ def test_imagenet_weights_for_unet_leave_the_source_as_it_was(downloader):
         (narrow_vgg, lambda: UNet(3, base=2), "No key map.*vgg16.*UNet"),
         (narrow_vgg13, lambda: UNet(3, base=2, batch_norm=True), "no place in the target"),
         (narrow_vgg13, lambda: UNet(3, base=2, in_channels=1), "in_channels"),
+        (narrow_vgg, lambda: SegNet(3, widths=WIDTHS), "No key map"),
         (lambda: nn.Linear(2, 2), lambda: VGG16(widths=WIDTHS), "unknown"),
         (narrow_resnet, lambda: ResNet(34), "find no tensor in the source"),
         (lambda: {**narrow_resnet().state_dict(), "extra": torch.zeros(1)}, lambda: ResNet(18), "extra"),
@@ -156,6 +158,7 @@ def test_imagenet_weights_for_unet_leave_the_source_as_it_was(downloader):
         "vgg16 into unet",
         "plain into bn unet",
         "unet channels",
+        "plain into segnet",
         "kind",
         "depth",
         "extra tensor",
@@ -188,6 +191,7 @@ def test_imagenet_weights_come_from_torchvisions_address_with_their_hash_checked
     [
         (lambda: VGG16(widths=WIDTHS), narrow_vgg, "VGG16_Weights"),
         (lambda: VGG16(widths=WIDTHS, batch_norm=True), lambda: narrow_vgg(True), "VGG16_BN_Weights"),
+        (lambda: SegNet(3, widths=WIDTHS), lambda: narrow_vgg(True), "VGG16_BN_Weights"),
         (lambda: ResNet(18), narrow_resnet, "ResNet18_Weights"),
         (lambda: PSPNet(3, depth=18), narrow_resnet, "ResNet18_Weights"),
         (lambda: UNet(3, base=2), narrow_vgg13, "VGG13_Weights"),

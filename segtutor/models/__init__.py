@@ -9,6 +9,7 @@ _FILES = {
     "FCN16s": "fcn",
     "FCN8s": "fcn",
     "UNet": "unet",
+    "SegNet": "segnet",
     "PSPNet": "pspnet",
 }
 
