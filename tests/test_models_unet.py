@@ -93,6 +93,7 @@ def test_valid_takes_what_is_12_modulo_16_and_nothing_else():
         ((570, 572), "height 556 or 572 and the width 572,"),
         ((572, 573), "height 572 and the width 572 or 588,"),
         ((500, 100), "height 492 or 508 and the width 188 or 204,"),
+        ((188, 172), "height 188 and the width 188 or 204,"),
         ((172, 571), "height 188 or 204 and the width 556 or 572,"),
     ],
 )

@@ -139,10 +139,11 @@ def torchvision_fcn8s(num_classes, hidden):
     return Reference()
 
 
-def _step_seconds(model, images, target, device):
+def step_seconds(model, images, target):
     """A function that runs one forward and backward pass and returns its seconds."""
     import torch
 
+    device = images.device.type
     # On a CPU with one thread, processor time: what else runs on the machine does not count.
     clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
@@ -159,6 +160,54 @@ def _step_seconds(model, images, target, device):
         return clock() - begun
 
     return once
+
+
+def beside(ours, theirs, images, target, quick, log, *, name="torchvision"):
+    """A training step of our model over that of a reference with the same layers, each at its faster memory format.
+
+    Args:
+        ours: Our model, on the device of the images.
+        theirs: The reference; its parameters come in the same order and are overwritten by ours.
+        images: (B, C, H, W).
+        target: (B, H, W).
+        quick: 2 pairs in place of 15.
+        log: Prints a progress line.
+        name: What the reference is called in the rows.
+
+    Returns:
+        dict: ``ratio``, ``ms_segtutor`` and ``ms_<name>``, each a Measurement.
+    """
+    import torch
+
+    with torch.no_grad():
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            other.copy_(mine)
+        # A ratio means nothing if the two do not compute the same.
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-3)
+    sides = {}
+    for side, model in (("segtutor", ours), (name, theirs)):
+        model.train()
+        seconds = {}
+        for layout in (torch.contiguous_format, torch.channels_last):
+            step = step_seconds(model.to(memory_format=layout), images.to(memory_format=layout), target)
+            seconds[layout] = min(step() for _ in range(2 if quick else 4))
+        best = min(seconds, key=seconds.get)
+        log(f"{side}: {best}, {1000 * seconds[best]:.0f} ms")
+        sides[side] = step_seconds(model.to(memory_format=best), images.to(memory_format=best), target)
+    kept = {side: [] for side in sides}
+
+    def timed(side):
+        def once() -> float:
+            kept[side].append(sides[side]())
+            return kept[side][-1]
+
+        return once
+
+    measured = {"ratio": paired_ratio(timed("segtutor"), timed(name), 2 if quick else 15)}
+    for side, times in kept.items():
+        times = [1000 * seconds for seconds in times[2:]]
+        measured[f"ms_{side}"] = Measurement(statistics.median(times), quartiles(times))
+    return measured
 
 
 @experiment(
@@ -182,34 +231,5 @@ def fcn8s(seed, quick, log):
     images = torch.randn(2, 3, 96, 96, generator=generator).to(device)
     target = torch.randint(0, 21, (2, 96, 96), generator=generator).to(device)
     # A narrow classifier: at 4,096 channels a step is mostly fc6 reading its 103 million weights, on both sides alike.
-    models = {"segtutor": FCN8s(21, hidden=512, score_init="he"), "torchvision": torchvision_fcn8s(21, 512)}
-    ours, theirs = (model.to(device) for model in models.values())
-    with torch.no_grad():
-        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            other.copy_(mine)
-        # A ratio means nothing if the two do not compute the same.
-        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-3)
-    sides = {}
-    for name, model in models.items():
-        model.train()
-        seconds = {}
-        for layout in (torch.contiguous_format, torch.channels_last):
-            step = _step_seconds(model.to(memory_format=layout), images.to(memory_format=layout), target, device)
-            seconds[layout] = min(step() for _ in range(2 if quick else 4))
-        best = min(seconds, key=seconds.get)
-        log(f"{name}: {best}, {1000 * seconds[best]:.0f} ms")
-        sides[name] = _step_seconds(model.to(memory_format=best), images.to(memory_format=best), target, device)
-    kept = {name: [] for name in sides}
-
-    def timed(name):
-        def once() -> float:
-            kept[name].append(sides[name]())
-            return kept[name][-1]
-
-        return once
-
-    measured = {"ratio": paired_ratio(timed("segtutor"), timed("torchvision"), 2 if quick else 15)}
-    for name, times in kept.items():
-        times = [1000 * seconds for seconds in times[2:]]
-        measured[f"ms_{name}"] = Measurement(statistics.median(times), quartiles(times))
-    return measured
+    ours, theirs = FCN8s(21, hidden=512, score_init="he"), torchvision_fcn8s(21, 512)
+    return beside(ours.to(device), theirs.to(device), images, target, quick, log)
