@@ -161,11 +161,13 @@ class Table:
             + "</tr>\n"
             for row in self.rows
         )
-        caption = f"<caption>{_escape(self.caption)}</caption>\n" if self.caption else ""
+        # Outside the box that scrolls, so that a wide table does not take its caption out of sight
+        caption = f"<figcaption>{_escape(self.caption)}</figcaption>\n" if self.caption else ""
         # The box can be reached by keyboard, because on a narrow screen it scrolls.
         return (
+            '<figure class="segtutor-figure" style="margin: 0">\n'
             '<div class="pst-scrollable-table-container" tabindex="0">\n<table class="dataframe segtutor-table">\n'
-            f"{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>"
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n{caption}</figure>"
         )
 
     def _align(self, place: int) -> str:

@@ -1,10 +1,13 @@
 """The pages around the chapters say what is true of the package: tables, quoted messages, numbers, names."""
 
+import importlib.util
 import pathlib
 import re
 from importlib import import_module
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
@@ -255,3 +258,18 @@ def test_an_all_void_batch_is_what_the_page_says():
     target = torch.full((1, 2, 2), 255)
     assert F.cross_entropy(torch.zeros(1, 11, 2, 2), target, ignore_index=255).isnan()
     assert segtutor.losses.CrossEntropyLoss()(torch.zeros(1, 11, 2, 2), target) == 0
+
+
+def test_rendered_errors_show_the_cell_and_the_message_only():
+    specification = importlib.util.spec_from_file_location("book_tools", ROOT / "tools" / "book.py")
+    book = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(book)
+    cell = nbformat.v4.new_code_cell("import json\njson.loads('[')", metadata={"tags": ["raises-exception"]})
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    nbclient.execute(notebook)
+    before = [book.COLOUR.sub("", part) for part in notebook.cells[0].outputs[0].traceback]
+    assert sum(part.startswith("File ") and "json" in part for part in before) >= 2
+    book.shorten_tracebacks(notebook)
+    shown = "\n".join(notebook.cells[0].outputs[0].traceback)
+    assert "Cell In" in shown and "JSONDecodeError" in shown and "Expecting value" in shown
+    assert "File " not in shown

@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ HTML = BUILD / "html"
 CHAPTER_BUDGET = 60  # seconds for one chapter, on one CPU thread
 BOOK_BUDGET = 600  # from an empty cache, on two cores
 REBUILD_BUDGET = 15  # with nothing changed
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 FOOTER_WITHOUT_NODE = (
     "<p>This copy was built without Node: its formulas are drawn by MathJax from a content delivery network.</p>"
 )
@@ -143,6 +145,14 @@ def chapters() -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
+def shorten_tracebacks(notebook) -> None:
+    """Keeps the cell and the message of each error: the frames between are not the chapter's, and name this machine."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                output.traceback = [part for part in output.traceback if not COLOUR.sub("", part).startswith("File ")]
+
+
 def run_chapter(path: Path) -> tuple[Path, object]:
     """Runs one notebook in an empty folder. A kernel that did not start is given one more try; nothing else is."""
     from jupyter_cache.executors.utils import single_nb_execution
@@ -153,6 +163,7 @@ def run_chapter(path: Path) -> tuple[Path, object]:
             result = single_nb_execution(notebook, cwd=folder, timeout=CHAPTER_BUDGET * 10, allow_errors=False)
         died = type(result.err).__name__ in ("DeadKernelError", "RuntimeError")
         if not died or attempt == 2:
+            shorten_tracebacks(notebook)
             return path, (notebook, result.time, str(result.err) if result.err else "")
     raise AssertionError("unreachable")
 

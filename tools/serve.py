@@ -69,6 +69,9 @@ def main() -> int:
     if missing():
         raise SystemExit(missing())
     folder, *pages = sys.argv[1:] or [str(ROOT / "_build" / "screenshots")]
+    unknown = [page for page in pages if page not in html_pages()]
+    if unknown:
+        raise SystemExit(f"no such page: {', '.join(unknown)}; there are {', '.join(html_pages())}")
     with served() as base:
         command = ["node", str(BROWSER / "screenshots.mjs"), chromium(), base, folder, *(pages or html_pages())]
         return subprocess.run(command).returncode
