@@ -50,11 +50,11 @@ class Small(nn.Module):
         return resize(z, images.shape[2:])
 
 
-def _scenes(length, seed, **knobs):
+def _scenes(length, seed, size=SIZE, **knobs):
     from segtutor.data import SyntheticScenes
     from segtutor.data.transforms import eval_transform
 
-    return SyntheticScenes(size=SIZE, length=length, seed=seed, transform=eval_transform(SyntheticScenes.spec), **knobs)
+    return SyntheticScenes(size=size, length=length, seed=seed, transform=eval_transform(SyntheticScenes.spec), **knobs)
 
 
 def _train(model, dataset, steps, seed, log):
@@ -131,8 +131,8 @@ class Discs(torch.utils.data.Dataset):
     exactly half of the pixels.
     """
 
-    def __init__(self, scenes, seed, distance):
-        self.scenes = _scenes(scenes, seed, context=distance, objects=0)
+    def __init__(self, scenes, seed, distance, size=SIZE):
+        self.scenes = _scenes(scenes, seed, size, context=distance, objects=0)
 
     def __len__(self):
         return 2 * len(self.scenes)
