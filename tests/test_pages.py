@@ -270,6 +270,6 @@ def test_rendered_errors_show_the_cell_and_the_message_only():
     before = [book.COLOUR.sub("", part) for part in notebook.cells[0].outputs[0].traceback]
     assert sum(part.startswith("File ") and "json" in part for part in before) >= 2
     book.shorten_tracebacks(notebook)
-    shown = "\n".join(notebook.cells[0].outputs[0].traceback)
+    shown = book.COLOUR.sub("", "\n".join(notebook.cells[0].outputs[0].traceback))
     assert "Cell In" in shown and "JSONDecodeError" in shown and "Expecting value" in shown
     assert "File " not in shown
