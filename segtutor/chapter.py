@@ -284,6 +284,8 @@ def result(id: str) -> results.Result:
 def running_table(upto: str = "99", *, metrics: Sequence[str] = tuple(_METRICS)) -> Table:
     """Every model met so far on one data set under one protocol, from the rows ``table/<model>/<metric>``.
 
+    Times come from ``table/time``, for which all models are timed in one run.
+
     Args:
         upto: The number of the chapter that shows the table, e.g. ``"03"``.
         metrics: Which columns; see the headings for what there is.
@@ -302,7 +304,7 @@ def running_table(upto: str = "99", *, metrics: Sequence[str] = tuple(_METRICS))
     conditions = "; ".join(dict.fromkeys(found.conditions for found in measured))
     seeds = sorted({found.n for found in measured if found.id.endswith("miou")})
     means = f" Scores are means over {' to '.join(map(str, seeds))} seeds." if seeds and seeds[-1] > 1 else ""
-    machines = ", ".join(dict.fromkeys(found.hardware for found in measured if found.id.endswith("ms_per_step")))
+    machines = ", ".join(dict.fromkeys(found.hardware for found in measured if found.id.startswith("table/time/")))
     timed = f" Timed on {machines}." if machines else ""
     caption = f"{conditions}.{means}{timed} Measured again by `segtutor benchmark table`." if measured else ""
     return Table(rows, ["Model", *(_METRICS[metric][0] for metric in metrics)], caption)
@@ -310,7 +312,7 @@ def running_table(upto: str = "99", *, metrics: Sequence[str] = tuple(_METRICS))
 
 def _cell(model: str, metric: str, measured: list) -> str:
     try:
-        found = results.result(f"table/{model}/{metric}")
+        found = results.result(f"table/time/{model}" if metric == "ms_per_step" else f"table/{model}/{metric}")
     except results.MissingResult:
         return _MISSING
     measured.append(found)

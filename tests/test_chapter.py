@@ -41,7 +41,7 @@ def rows(tmp_path, monkeypatch):
         "table/fcn8s/miou": (0.40, 0.50),
         "table/fcn8s/parameters": (134_489_759,),
         "table/fcn8s/flops": (2.5e9,),
-        "table/fcn8s/ms_per_step": (51.4,),
+        "table/time/fcn8s": (51.4,),
         "table/unet/miou": (0.6, 0.7),
     }
     record["unit"] = "x"

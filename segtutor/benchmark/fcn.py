@@ -3,22 +3,18 @@
 from segtutor.benchmark import experiment, protocol
 
 
-def _table(name, classname):
-    @experiment(
-        f"table/{name}", group="table", unit=protocol.UNITS, config=protocol.CONFIG, conditions=protocol.CONDITIONS
-    )
-    def row(seed, quick, log):
-        """One model of the running table, trained and scored under the common protocol."""
+def _tiny(classname):
+    def build(num_classes):
         from segtutor import models
         from segtutor.models.fcn import PRESETS
 
-        return protocol.measure(lambda n: getattr(models, classname)(n, **PRESETS["tiny"]), seed, quick, log)
+        return getattr(models, classname)(num_classes, **PRESETS["tiny"])
 
-    return row
+    return build
 
 
-for _name, _classname in (("fcn32s", "FCN32s"), ("fcn16s", "FCN16s"), ("fcn8s", "FCN8s")):
-    _table(_name, _classname)
+for _classname in ("FCN32s", "FCN16s", "FCN8s"):
+    protocol.table_row(_classname.lower(), _tiny(_classname))
 
 
 @experiment(

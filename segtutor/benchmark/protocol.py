@@ -3,7 +3,8 @@
 import statistics
 import time
 
-from segtutor.benchmark import BenchmarkError
+from segtutor.benchmark import BenchmarkError, Measurement, experiment, load_experiments
+from segtutor.benchmark.speed import quartiles
 
 SIZE, CROP, STEPS, BATCH, LR = (120, 160), (96, 128), 400, 8, 2e-3
 FIELD = 832  # side of the square image on which receptive fields are measured
@@ -11,8 +12,8 @@ CONFIG = {"data": "camvid", "size": list(SIZE), "crop": list(CROP), "steps": STE
 CONDITIONS = (
     f"CamVid at {SIZE[0]}x{SIZE[1]}, {STEPS} steps of batch {BATCH} on crops of {CROP[0]}x{CROP[1]}, AdamW, the tiny "
     "preset from random weights, scored on the whole test split; FLOPs of one image at that size, receptive field of "
-    f"one output pixel on an image of {FIELD}x{FIELD}, where {FIELD} means all of it, time of a training step (batch 8 "
-    "at 96x128) as processor time of one thread, memory kept for the backward pass of that step"
+    f"one output pixel on an image of {FIELD}x{FIELD}, where {FIELD} means all of it, memory kept for the "
+    f"backward pass of a training step (batch {BATCH} at {CROP[0]}x{CROP[1]})"
 )
 UNITS = {
     "miou": "mIoU",
@@ -21,9 +22,24 @@ UNITS = {
     "parameters": "parameters",
     "flops": "FLOPs",
     "receptive_field": "pixels",
-    "ms_per_step": "ms",
     "kept_memory": "MiB",
 }
+BUILDERS = {}  # key of the running table -> build(num_classes)
+
+
+def table_row(key, build) -> None:
+    """Enter a model into the running table, as the experiment ``table/<key>`` and a line of ``table/time``.
+
+    Args:
+        key: Its key in ``segtutor.chapter``.
+        build: ``build(num_classes)`` makes the model's tiny preset.
+    """
+    BUILDERS[key] = build
+
+    @experiment(f"table/{key}", group="table", unit=UNITS, config=CONFIG, conditions=CONDITIONS)
+    def row(seed, quick, log):
+        """One model of the running table, trained and scored under the common protocol."""
+        return measure(build, seed, quick, log)
 
 
 def _data():
@@ -62,7 +78,6 @@ def measure(build, seed, quick, log):
         "flops": probe.count_flops(model, SIZE),
         "kept_memory": probe.count_saved_bytes(model, CROP, batch=BATCH) / 2**20,
         "receptive_field": max_side(probe.receptive_field(model, (FIELD, FIELD))),
-        "ms_per_step": processor_ms(model),
     }
     steps = 5 if quick else STEPS
     history = fit(
@@ -93,21 +108,31 @@ def max_side(field, side=FIELD) -> int:
     return max(field.height, field.width)
 
 
-def processor_ms(model, repeats=7) -> float:
-    """Median processor time of a forward and backward pass, in ms: other programs on the machine do not count."""
+@experiment(
+    "table/time",
+    group="table",
+    unit="ms",
+    seeds=(0,),
+    config={"crop": list(CROP), "batch": BATCH},
+    conditions=f"forward and backward pass of the tiny presets, batch {BATCH} at {CROP[0]}x{CROP[1]}, processor "
+    "time of one thread, all models in turns in one run, median and quartiles of 15 rounds",
+)
+def step_times(seed, quick, log):
+    """A training step of every model of the running table, in turns: a busy machine slows them all."""
     import torch
     from torch.nn import functional as F
 
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(BATCH, 3, *CROP, generator=generator).contiguous(memory_format=torch.channels_last)
+    load_experiments()
+    torch.manual_seed(seed)
+    images = torch.rand(BATCH, 3, *CROP).contiguous(memory_format=torch.channels_last)
     target = torch.zeros(BATCH, *CROP, dtype=torch.long)
-    model.train().to(memory_format=torch.channels_last)
-    times = []
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(repeats + 2):
+    models = {key: build(11).train().to(memory_format=torch.channels_last) for key, build in BUILDERS.items()}
+    times = {key: [] for key in models}
+    for _ in range(3 if quick else 17):
+        for key, model in models.items():
             model.zero_grad(set_to_none=True)
-            begun = time.process_time()
+            begun = time.process_time()  # other programs on the machine do not count
             F.cross_entropy(model(images), target).backward()
-            times.append(1000 * (time.process_time() - begun))
-    model.zero_grad(set_to_none=True)
-    return statistics.median(times[2:])
+            times[key].append(1000 * (time.process_time() - begun))
+    log(f"{len(models)} models, in turns")
+    return {key: Measurement(statistics.median(v[2:]), quartiles(v[2:])) for key, v in times.items()}

@@ -21,10 +21,7 @@ def _tiny(num_classes, **options):
     return PSPNet(num_classes, **{**PRESETS["tiny"], **options})
 
 
-@experiment("table/pspnet", group="table", unit=protocol.UNITS, config=protocol.CONFIG, conditions=protocol.CONDITIONS)
-def table(seed, quick, log):
-    """One model of the running table, trained and scored under the common protocol."""
-    return protocol.measure(_tiny, seed, quick, log)
+protocol.table_row("pspnet", _tiny)
 
 
 # ---------------------------------------------------------------------------------------------------------------- PSP-1

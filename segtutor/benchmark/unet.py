@@ -29,10 +29,7 @@ class Skipless(UNet):
         return up if self.valid else up[:, :, : skip.shape[2], : skip.shape[3]]
 
 
-@experiment("table/unet", group="table", unit=protocol.UNITS, config=protocol.CONFIG, conditions=protocol.CONDITIONS)
-def row(seed, quick, log):
-    """U-Net's row of the running table, trained and scored under the common protocol."""
-    return protocol.measure(lambda n: UNet(n, **PRESETS["tiny"]), seed, quick, log)
+protocol.table_row("unet", lambda num_classes: UNet(num_classes, **PRESETS["tiny"]))
 
 
 # --------------------------------------------------------------------------------------------------------------- UNET-1
