@@ -33,6 +33,7 @@ __all__ = [
     "LovaszLoss",
     "SegmentationLoss",
     "border_weight_map",
+    "median_frequency_weights",
 ]
 
 TASKS = ("multiclass", "binary", "multilabel")
@@ -396,6 +397,55 @@ def border_weight_map(
 # ----------------------------------------------------------------------------------------------------------------------
 # The small tools of the formulas above
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def median_frequency_weights(masks: Iterable[Tensor], num_classes: int, *, ignore_index: int | None = 255) -> Tensor:
+    r"""Class weights by median frequency balancing: the rarer a class where it occurs, the heavier its pixels.
+
+    .. math:: w_c = \frac{\operatorname{median}(f)}{f_c}, \qquad
+              f_c = \frac{\text{pixels of class } c}{\text{pixels of the images that contain } c}
+
+    Void pixels count nowhere. The frequency is taken over the images that contain the class, so a class is not called
+    rare because few images show it (proposed by Eigen and Fergus 2015, taken up by SegNet). Of an even number of
+    frequencies the median is the lower middle one, so that some class weighs exactly 1. A class that no mask contains
+    has no frequency: it stays out of the median and weighs 0.
+
+    Args:
+        masks: training masks (H, W), one after the other or stacked as (B, H, W); sizes may differ.
+        num_classes: how many classes there are.
+        ignore_index: the label of void pixels; ``None`` if every pixel counts.
+
+    Returns:
+        Tensor (num_classes,), float32, for ``CrossEntropyLoss(weight=...)``.
+
+    Raises:
+        ValueError: no masks, a mask that is not (H, W), or a label that is no class.
+    """
+    pixels, area = torch.zeros(2, num_classes, dtype=torch.float64)
+    images = 0
+    for images, mask in enumerate(masks, start=1):
+        mask = torch.as_tensor(mask)
+        if mask.dim() != 2:
+            raise ValueError(f"masks must be (H, W) each, but number {images - 1} is {tuple(mask.shape)}")
+        labels = mask.long().flatten().cpu()
+        labels = labels if ignore_index is None else labels[labels != ignore_index]
+        wrong = labels[(labels < 0) | (labels >= num_classes)]
+        if len(wrong):
+            raise ValueError(
+                f"mask number {images - 1} has label {int(wrong[0])}, but classes are 0..{num_classes - 1}: "
+                "name the void label as ignore_index, or correct num_classes"
+            )
+        count = labels.bincount(minlength=num_classes)
+        pixels += count
+        area += (count > 0) * len(labels)
+    if not images:
+        raise ValueError("there are no masks to count: pass the masks of the training set")
+    present = pixels > 0
+    frequency = pixels[present] / area[present]
+    weights = torch.zeros(num_classes)
+    if len(frequency):
+        weights[present] = (frequency.median() / frequency).float()
+    return weights
 
 
 def _class_scores(logits: Tensor, task: str) -> Tensor:

@@ -22,6 +22,7 @@ from segtutor.losses import (
     LovaszLoss,
     SegmentationLoss,
     border_weight_map,
+    median_frequency_weights,
 )
 
 LOSSES = [CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, BorderWeightedLoss]
@@ -640,6 +641,59 @@ def test_border_maps_are_kept_but_not_for_ever(monkeypatch):
     # The same bytes in another shape are another mask.
     wide = border_weight_map(target[0].reshape(11, 9))
     assert torch.equal(loss._map(target[0].reshape(11, 9), target[0].reshape(11, 9) != 255), wide)
+
+
+# ------------------------------------------------------------------------------------------ median frequency balancing
+def test_median_frequency_weights_by_hand():
+    wide = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]])
+    small = torch.tensor([[0, 2], [2, 2]])
+    # f0 = (4 + 1) / (8 + 4), f1 = 4 / 8: only the first image contains it, f2 = 3 / 4. The median is 1 / 2.
+    weights = median_frequency_weights([wide, small], 3)
+    assert weights.dtype == torch.float32
+    assert weights[1] == 1.0, "the median class weighs exactly 1"
+    torch.testing.assert_close(weights, torch.tensor([0.5 / (5 / 12), 1.0, 0.5 / (3 / 4)]))
+
+
+def test_median_frequency_weights_leave_void_and_absent_classes_out():
+    mask = torch.tensor([[0, 0, 255, 255], [2, 255, 255, 255]])
+    # Of three labelled pixels class 0 has two; class 1 is absent. Two frequencies: the lower middle one is 1 / 3.
+    torch.testing.assert_close(median_frequency_weights([mask], 3), torch.tensor([0.5, 0.0, 1.0]))
+    other = median_frequency_weights([torch.where(mask == 255, 7, mask)], 3, ignore_index=7)
+    torch.testing.assert_close(other, torch.tensor([0.5, 0.0, 1.0]))
+    void = torch.full((2, 4), 255)
+    torch.testing.assert_close(median_frequency_weights([void, mask, void], 3), torch.tensor([0.5, 0.0, 1.0]))
+    assert not median_frequency_weights([void], 3).any()
+
+
+def test_median_frequency_weights_are_the_formula():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randint(0, 5, (7, 6, 9), generator=generator).masked_fill_(
+        torch.rand(7, 6, 9, generator=generator) < 0.1, 255
+    )
+    masks[:3] = masks[:3].masked_fill(masks[:3] == 4, 0)
+    frequency = []
+    for c in range(5):
+        there = [mask for mask in masks if (mask == c).any()]
+        frequency.append(sum(int((m == c).sum()) for m in there) / sum(int((m != 255).sum()) for m in there))
+    expected = torch.tensor([sorted(frequency)[2] / f for f in frequency])
+    torch.testing.assert_close(median_frequency_weights(masks, 5), expected)
+    torch.testing.assert_close(median_frequency_weights(iter(masks.numpy()), 5), expected)
+    logits = torch.randn(2, 5, 6, 9, generator=generator)
+    assert CrossEntropyLoss(weight=expected)(logits, masks[:2]).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("masks", "says"),
+    [
+        ([], "no masks"),
+        (torch.zeros(4, 4, dtype=torch.long), r"\(H, W\).*\(4,\)"),
+        ([torch.tensor([[0, 1], [2, 3]])], "number 0 has label 3.*0..2"),
+        ([torch.tensor([[0]]), torch.tensor([[-1]])], "number 1 has label -1"),
+    ],
+)
+def test_median_frequency_weights_refuse_with_a_sentence(masks, says):
+    with pytest.raises(ValueError, match=says):
+        median_frequency_weights(masks, 3)
 
 
 # --- on a GPU ---------------------------------------------------------------------------------------------------------

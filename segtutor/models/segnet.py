@@ -134,5 +134,5 @@ class SegNet(nn.Module):
 
 PRESETS = {
     "paper": {},
-    "tiny": {"widths": (16, 24, 32, 48, 48)},
+    "tiny": {"widths": (8, 16, 32, 64, 64)},
 }
