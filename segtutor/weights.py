@@ -8,7 +8,7 @@ map does not mention is an error, so that a model is never half loaded in silenc
 import pickle
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -51,12 +51,15 @@ class KeyMap:
         reshape: pattern of the target's names whose tensor is a reshaped one of the source (a fully connected layer
             that became a convolution).
         prepare: what happens to the source's tensors first.
+        decimate: layer of the target to the kernel's side in the source, where the target may have fewer filters,
+            channels and taps: evenly spaced ones of the source are copied as they are (DeepLab v1, Section 3.2).
     """
 
     rename: Callable[[str], str | None]
     fresh: str = r"(?!)"  # matches nothing
     reshape: str = r"(?!)"
     prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda source: source
+    decimate: Mapping[str, int] = field(default_factory=dict)
 
 
 def _vgg_features(batch_norm: bool, depths: tuple[int, ...] = (2, 2, 3, 3, 3)) -> dict[str, str]:
@@ -128,6 +131,18 @@ def _fold_biases(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
+def _decimated(tensor: Tensor, wanted: torch.Size, side: int) -> Tensor:
+    """A dense layer's tensor as a convolution's, thinned out evenly along each axis, the first and the last kept."""
+    if tensor.dim() == 2:
+        tensor = tensor.unflatten(1, (-1, side, side))  # (out, in, side, side)
+    if tensor.dim() != len(wanted) or any(size > there for size, there in zip(wanted, tensor.shape, strict=True)):
+        return tensor  # refused by whoever compares the shapes
+    for axis, size in enumerate(wanted):
+        kept = torch.linspace(0, tensor.shape[axis] - 1, size, dtype=torch.float64).round().long()
+        tensor = tensor.index_select(axis, kept.to(tensor.device))
+    return tensor
+
+
 _FCN = {
     "trunk": "trunk.",
     "classifier": {"classifier.0": "fc6", "classifier.3": "fc7"},
@@ -145,6 +160,9 @@ MAPS: dict[tuple[str, str], KeyMap] = {
     ("torchvision vgg16_bn", "SegNet"): _vgg_map(True, trunk="encoder.", fresh=r"decoder\."),
     ("torchvision resnet", "ResNet"): _resnet_map(),
     ("torchvision resnet", "PSPNet"): _resnet_map(trunk="trunk.", fresh=r"(pyramid|head|auxiliary)\."),
+    ("torchvision vgg16", "DeepLabV1"): _vgg_map(
+        False, trunk="trunk.", classifier=_FCN["classifier"], fresh=r"fc8\.", decimate={"fc6": 7, "fc7": 1}
+    ),
 }
 
 
@@ -212,6 +230,9 @@ def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> R
         if re.match(key_map.reshape, place) and tensor.numel() == wanted.numel() and tensor.shape[0] == wanted[0]:
             # A fully connected layer reads a flattened (C, h, w) map: the same order that a kernel is stored in.
             tensor = tensor.reshape(wanted)
+        layer = place.rpartition(".")[0]
+        if layer in key_map.decimate:
+            tensor = _decimated(tensor, wanted, key_map.decimate[layer])
         if tensor.shape != wanted:
             raise ValueError(
                 f"{name} is {tuple(tensor.shape)} in the source, but {place} is {tuple(wanted)} in the target: "
@@ -228,6 +249,7 @@ def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> R
 _IMAGENET: dict[str, Callable[[nn.Module], str]] = {
     "FCN": lambda model: "VGG16_Weights.IMAGENET1K_V1",
     "SegNet": lambda model: "VGG16_BN_Weights.IMAGENET1K_V1",
+    "DeepLabV1": lambda model: "VGG16_Weights.IMAGENET1K_V1",
     "VGG16": lambda model: f"VGG16{'_BN' if hasattr(model.stage1, 'bn1_1') else ''}_Weights.IMAGENET1K_V1",
     "UNet": lambda model: f"VGG13{'_BN' if hasattr(model.contract1, 'bn1') else ''}_Weights.IMAGENET1K_V1",
     "ResNet": lambda model: f"ResNet{model.depth}_Weights.IMAGENET1K_V1",
@@ -294,7 +316,7 @@ def load_pretrained(
     """Fill a model with published weights.
 
     Args:
-        model: an FCN, a `UNet`, a `SegNet`, a `PSPNet`, a `VGG16` or a `ResNet` of the paper's widths.
+        model: an FCN, a `UNet`, a `SegNet`, a `PSPNet`, a `DeepLabV1`, a `VGG16` or a `ResNet` of the paper's widths.
         name: "imagenet": torchvision's classification weights for the model's trunk.
         path: a local file instead (.safetensors, or .pth read with ``weights_only=True``): torchvision's weights,
             or a state dict of the model itself.

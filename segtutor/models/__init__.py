@@ -11,6 +11,8 @@ _FILES = {
     "UNet": "unet",
     "SegNet": "segnet",
     "PSPNet": "pspnet",
+    "DeepLabV1": "deeplab_v1",
+    "DenseCRF": "dense_crf",
 }
 
 __all__ = list(_FILES)
