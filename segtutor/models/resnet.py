@@ -176,5 +176,6 @@ PRESETS = {
     "resnet50": {"depth": 50},
     "resnet101": {"depth": 101},
     "resnet152": {"depth": 152},
+    "narrow": {"depth": 18, "widths": (16, 24, 48, 96)},
     "tiny": {"depth": 18, "widths": (16, 24, 32, 48)},
 }
