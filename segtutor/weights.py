@@ -50,6 +50,7 @@ class KeyMap:
         fresh: pattern of the target's names that have no source.
         reshape: pattern of the target's names whose tensor is a reshaped one of the source (a fully connected layer
             that became a convolution).
+        optional: pattern of names that a target may lack; the source's tensors are then left out (an auxiliary head).
         prepare: what happens to the source's tensors first.
         decimate: layer of the target to the kernel's side in the source, where the target may have fewer filters,
             channels and taps: evenly spaced ones of the source are copied as they are (DeepLab v1, Section 3.2).
@@ -58,6 +59,7 @@ class KeyMap:
     rename: Callable[[str], str | None]
     fresh: str = r"(?!)"  # matches nothing
     reshape: str = r"(?!)"
+    optional: str = r"(?!)"
     prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda source: source
     decimate: Mapping[str, int] = field(default_factory=dict)
 
@@ -101,6 +103,59 @@ def _resnet_map(*, trunk: str = "", **options) -> KeyMap:
         return None if renamed is None else trunk + renamed
 
     return KeyMap(rename, **options)
+
+
+def _by_prefix(parts: Mapping[str, str | None]) -> Callable[[str], str | None]:
+    """Rename by the longest known beginning of a name; None leaves that part out, a trunk is named as in `ResNet`."""
+
+    def rename(name: str) -> str | None:
+        known = [part for part in parts if name.startswith(part + ".")]
+        if not known:
+            return name
+        source = max(known, key=len)
+        target, rest = parts[source], name[len(source) + 1 :]
+        if target is None:
+            return None
+        return f"{target}.{_resnet_rename(rest) if target == 'trunk' else rest}"
+
+    return rename
+
+
+def _torchvision_deeplab_map() -> KeyMap:
+    parts = {
+        "backbone": "trunk",
+        "classifier.0.convs.4.1": "head.context.image_pooling.0",
+        "classifier.0.convs.4.2": "head.context.image_pooling.1",
+        "classifier.0.convs": "head.context.branches",
+        "classifier.0.project": "head.context.project",
+        "classifier.1": "head.refine.0",
+        "classifier.2": "head.refine.1",
+        "classifier.4": "head.classifier",
+        "aux_classifier.0": "auxiliary.0.0",
+        "aux_classifier.1": "auxiliary.0.1",
+        "aux_classifier.4": "auxiliary.2",
+    }
+    return KeyMap(_by_prefix(parts), fresh=r"auxiliary\.", optional=r"auxiliary\.")
+
+
+def _smp_deeplab_map() -> KeyMap:
+    """smp's convolution between ASPP and the upsampling stays out, and the decoder's second one stays fresh."""
+    parts: dict[str, str | None] = {
+        "encoder": "trunk",
+        "decoder.aspp.0.convs.4.1": "aspp.image_pooling.0",
+        "decoder.aspp.0.convs.4.2": "aspp.image_pooling.1",
+        "decoder.aspp.0.convs.0": "aspp.branches.0",
+        **{f"decoder.aspp.0.convs.{i}.0": f"aspp.branches.{i}" for i in (1, 2, 3)},
+        **{f"decoder.aspp.0.convs.{i}.1": f"aspp.branches.{i}.2" for i in (1, 2, 3)},
+        "decoder.aspp.0.project": "aspp.project",
+        "decoder.aspp.1": None,
+        "decoder.aspp.2": None,
+        "decoder.block1": "decoder.project",
+        "decoder.block2.0": "decoder.refine.0",
+        "decoder.block2.1": "decoder.refine.0.2",
+        "segmentation_head.0": "classifier",
+    }
+    return KeyMap(_by_prefix(parts), fresh=r"decoder\.refine\.1\.")
 
 
 def _unet_map(batch_norm: bool) -> KeyMap:
@@ -163,6 +218,11 @@ MAPS: dict[tuple[str, str], KeyMap] = {
     ("torchvision vgg16", "DeepLabV1"): _vgg_map(
         False, trunk="trunk.", classifier=_FCN["classifier"], fresh=r"fc8\.", decimate={"fc6": 7, "fc7": 1}
     ),
+    ("torchvision resnet", "DeepLabV2"): _resnet_map(trunk="trunk.", fresh=r"aspp\."),
+    ("torchvision resnet", "DeepLabV3"): _resnet_map(trunk="trunk.", fresh=r"(head|auxiliary)\."),
+    ("torchvision resnet", "DeepLabV3Plus"): _resnet_map(trunk="trunk.", fresh=r"(aspp|decoder|classifier)\."),
+    ("torchvision deeplabv3", "DeepLabV3"): _torchvision_deeplab_map(),
+    ("smp deeplabv3plus", "DeepLabV3Plus"): _smp_deeplab_map(),
 }
 
 
@@ -173,6 +233,10 @@ def _kind(names: Mapping[str, Tensor]) -> str:
         return f"torchvision vgg{depth}{'_bn' if 'features.1.running_mean' in names else ''}"
     if "layer1.0.conv1.weight" in names and "conv1.weight" in names:
         return "torchvision resnet"
+    if "classifier.0.convs.0.0.weight" in names:
+        return "torchvision deeplabv3"
+    if "decoder.aspp.0.convs.0.0.weight" in names and "decoder.block1.0.weight" in names:
+        return "smp deeplabv3plus"
     return "unknown"
 
 
@@ -189,9 +253,16 @@ def _some(names) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
+def _lacks(own: Mapping[str, Tensor], target: str, key_map: KeyMap) -> bool:
+    """Whether the target was built without the optional part that this name belongs to."""
+    part = re.match(key_map.optional, target)
+    return part is not None and not any(name.startswith(part[0]) for name in own)
+
+
 def _match(source: Mapping[str, Tensor], own: Mapping[str, Tensor], key_map: KeyMap):
     """Pair the names and refuse whatever stays unpaired without the map saying so."""
     renamed = {name: key_map.rename(name) for name in source}
+    renamed = {name: None if target and _lacks(own, target, key_map) else target for name, target in renamed.items()}
     copied = tuple((name, target) for name, target in renamed.items() if target is not None)
     left = tuple(name for name, target in renamed.items() if target is None)
     reached = {target for _, target in copied}
@@ -236,7 +307,7 @@ def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> R
         if tensor.shape != wanted:
             raise ValueError(
                 f"{name} is {tuple(tensor.shape)} in the source, but {place} is {tuple(wanted)} in the target: "
-                "build the target with the source's widths and in_channels."
+                "build the target with the source's widths, in_channels and num_classes."
             )
         tensors[place] = tensor
     with torch.no_grad():
@@ -253,13 +324,25 @@ _IMAGENET: dict[str, Callable[[nn.Module], str]] = {
     "VGG16": lambda model: f"VGG16{'_BN' if hasattr(model.stage1, 'bn1_1') else ''}_Weights.IMAGENET1K_V1",
     "UNet": lambda model: f"VGG13{'_BN' if hasattr(model.contract1, 'bn1') else ''}_Weights.IMAGENET1K_V1",
     "ResNet": lambda model: f"ResNet{model.depth}_Weights.IMAGENET1K_V1",
-    "PSPNet": lambda model: f"ResNet{model.trunk.depth}_Weights.IMAGENET1K_V1",
+    **dict.fromkeys(
+        ("PSPNet", "DeepLabV2", "DeepLabV3", "DeepLabV3Plus"),
+        lambda model: f"ResNet{model.trunk.depth}_Weights.IMAGENET1K_V1",
+    ),
+}
+# The same for whole networks.
+_COCO: dict[str, Callable[[nn.Module], str]] = {
+    "DeepLabV3": lambda model: f"DeepLabV3_ResNet{model.trunk.depth}_Weights.COCO_WITH_VOC_LABELS_V1",
+}
+# Name for `load_pretrained`: (title, class of the model to torchvision's name, terms of the images).
+_PUBLISHED = {
+    "imagenet": ("ImageNet", _IMAGENET, "whose images are for research use"),
+    "coco": ("COCO", _COCO, "whose images stand under the terms of Flickr; 21 classes of PASCAL VOC"),
 }
 
 
 @cache
-def _say_licence(weights: str) -> None:
-    print(f"{weights}: from torchvision (BSD-3-Clause), trained on ImageNet, whose images are for research use.")
+def _say_licence(weights: str, title: str, terms: str) -> None:
+    print(f"{weights}: from torchvision (BSD-3-Clause), trained on {title}, {terms}.")
 
 
 def _download(url: str, progress: bool) -> dict[str, Tensor]:
@@ -269,14 +352,18 @@ def _download(url: str, progress: bool) -> dict[str, Tensor]:
     )
 
 
-def _fetch_imagenet(model: nn.Module, progress: bool) -> dict[str, Tensor]:
-    name = next((_IMAGENET[cls.__name__](model) for cls in type(model).__mro__ if cls.__name__ in _IMAGENET), None)
+def _fetch(model: nn.Module, published: str, progress: bool) -> dict[str, Tensor]:
+    title, models, terms = _PUBLISHED[published]
+    name = next((models[cls.__name__](model) for cls in type(model).__mro__ if cls.__name__ in models), None)
     if name is None:
-        known = ", ".join(_IMAGENET)
-        raise ValueError(f"There are no ImageNet weights for {type(model).__name__}; there are for {known}.")
+        known = ", ".join(models)
+        raise ValueError(f"There are no {title} weights for {type(model).__name__}; there are for {known}.")
     from torchvision.models import get_weight  # costs seconds to import, so only here
 
-    url = get_weight(name).url
+    try:
+        url = get_weight(name).url
+    except ValueError:
+        raise ValueError(f"torchvision has no weights {name}: build the model with another trunk.") from None
     try:
         tensors = _download(url, progress)
     except OSError as error:
@@ -287,7 +374,7 @@ def _fetch_imagenet(model: nn.Module, progress: bool) -> dict[str, Tensor]:
         raise WeightsError(
             f"The file fetched from {url} is damaged ({error}): delete it from {torch.hub.get_dir()} and try again."
         ) from error
-    _say_licence(name)
+    _say_licence(name, title, terms)
     return tensors
 
 
@@ -316,8 +403,10 @@ def load_pretrained(
     """Fill a model with published weights.
 
     Args:
-        model: an FCN, a `UNet`, a `SegNet`, a `PSPNet`, a `DeepLabV1`, a `VGG16` or a `ResNet` of the paper's widths.
-        name: "imagenet": torchvision's classification weights for the model's trunk.
+        model: an FCN, a `UNet`, a `SegNet`, a `PSPNet`, a `DeepLabV1`, `DeepLabV2`, `DeepLabV3` or `DeepLabV3Plus`,
+            a `VGG16` or a `ResNet` of the paper's widths.
+        name: "imagenet": torchvision's classification weights for the model's trunk; "coco": the whole of
+            torchvision's DeepLab v3, for ``DeepLabV3(21, **PRESETS["torchvision_resnet50"])`` or its "resnet101".
         path: a local file instead (.safetensors, or .pth read with ``weights_only=True``): torchvision's weights,
             or a state dict of the model itself.
         progress: show the download's progress.
@@ -329,9 +418,10 @@ def load_pretrained(
         ValueError: an unknown name, or weights that do not fit the model.
         WeightsError: the file could not be fetched or read.
     """
-    if path is None and name != "imagenet":
-        raise ValueError(f'There are no weights named "{name}"; choose "imagenet", or pass path= to a file.')
-    tensors = _fetch_imagenet(model, progress) if path is None else _read(path)
+    if path is None and name not in _PUBLISHED:
+        known = " or ".join(f'"{published}"' for published in _PUBLISHED)
+        raise ValueError(f'There are no weights named "{name}"; choose {known}, or pass path= to a file.')
+    tensors = _fetch(model, name, progress) if path is None else _read(path)
     own = model.state_dict()
     if tensors.keys() == own.keys():
         mismatch = [key for key in own if own[key].shape != tensors[key].shape]

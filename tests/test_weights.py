@@ -12,6 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segtutor import weights
+from segtutor.models.deeplab_v2 import DeepLabV2
+from segtutor.models.deeplab_v3 import PRESETS as DEEPLAB_V3
+from segtutor.models.deeplab_v3 import DeepLabV3
+from segtutor.models.deeplab_v3plus import DeepLabV3Plus
 from segtutor.models.fcn import FCN8s, FCN32s
 from segtutor.models.pspnet import PSPNet
 from segtutor.models.resnet import ResNet
@@ -194,6 +198,9 @@ def test_imagenet_weights_come_from_torchvisions_address_with_their_hash_checked
         (lambda: SegNet(3, widths=WIDTHS), lambda: narrow_vgg(True), "VGG16_BN_Weights"),
         (lambda: ResNet(18), narrow_resnet, "ResNet18_Weights"),
         (lambda: PSPNet(3, depth=18), narrow_resnet, "ResNet18_Weights"),
+        (lambda: DeepLabV2(3, trunk="resnet18"), narrow_resnet, "ResNet18_Weights"),
+        (lambda: DeepLabV3(3, trunk="resnet18", multi_grid=(1, 2)), narrow_resnet, "ResNet18_Weights"),
+        (lambda: DeepLabV3Plus(3, trunk="resnet18", multi_grid=(1, 2)), narrow_resnet, "ResNet18_Weights"),
         (lambda: UNet(3, base=2), narrow_vgg13, "VGG13_Weights"),
         (lambda: UNet(3, base=2, batch_norm=True), lambda: narrow_vgg13(True), "VGG13_BN_Weights"),
     ],
@@ -202,6 +209,39 @@ def test_each_trunk_asks_for_its_own_weights(downloader, model, source, expected
     downloader.answer = source().state_dict()
     load_pretrained(model())
     assert downloader.calls[0][0] == getattr(torchvision.models, expected).IMAGENET1K_V1.url
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_coco_weights_are_torchvisions_deeplab_v3(downloader, monkeypatch, capsys, depth):
+    # The published file holds an auxiliary head; a small source of the same names stands in for 160 MB.
+    monkeypatch.setattr("segtutor.weights.transplant", lambda source, model: (source, model))
+    downloader.answer = {"classifier.0.convs.0.0.weight": torch.zeros(1)}
+    with torch.device("meta"):
+        model = DeepLabV3(21, **DEEPLAB_V3[f"torchvision_resnet{depth}"])
+    assert load_pretrained(model, "coco") == (downloader.answer, model)
+    ((url, options),) = downloader.calls
+    expected = getattr(torchvision.models.segmentation, f"DeepLabV3_ResNet{depth}_Weights")
+    assert url == expected.COCO_WITH_VOC_LABELS_V1.url
+    assert options["check_hash"] is True and options["weights_only"] is True
+    printed = capsys.readouterr().out
+    assert "COCO" in printed and "Flickr" in printed and "BSD" in printed and "ImageNet" not in printed
+
+
+def test_coco_weights_fill_the_whole_network(downloader, tmp_path):
+    source = torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True)
+    perturb_norms(source)
+    downloader.answer = source.state_dict()
+    model = DeepLabV3(21, **DEEPLAB_V3["torchvision_resnet50"])
+    report = load_pretrained(model, "coco", progress=False)
+    assert report.fresh == () and len(report.copied) == len(model.state_dict())
+    assert all(name.startswith("aux_classifier.") for name in report.left)
+    assert model.head.context.image_pooling[1].running_var.equal(source.classifier[0].convs[4][2].running_var)
+    with pytest.raises(ValueError, match="num_classes"):
+        load_pretrained(DeepLabV3(11, **DEEPLAB_V3["torchvision_resnet50"]), "coco", progress=False)
+    torch.save(source.state_dict(), tmp_path / "coco.pth")
+    other = DeepLabV3(21, auxiliary=True, **DEEPLAB_V3["torchvision_resnet50"])
+    assert load_pretrained(other, path=tmp_path / "coco.pth").left == ()
+    assert other.auxiliary[2].bias.equal(source.aux_classifier[4].bias)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +302,11 @@ def test_files_and_names_that_cannot_be_used_are_refused(tmp_path):
     torch.save(FCN8s(4, **NARROW).state_dict(), tmp_path / "other.pth")
     with pytest.raises(ValueError, match="differ in shape"):
         load_pretrained(model, path=tmp_path / "other.pth")
-    with pytest.raises(ValueError, match='"imagenet"'):
+    with pytest.raises(ValueError, match='"laion".*"imagenet" or "coco"'):
+        load_pretrained(model, "laion")
+    with pytest.raises(ValueError, match="no COCO weights for FCN8s.*DeepLabV3"):
         load_pretrained(model, "coco")
+    with pytest.raises(ValueError, match="no weights DeepLabV3_ResNet18.*another trunk"):
+        load_pretrained(DeepLabV3(3, trunk="tiny", multi_grid=(1, 2)), "coco")
     with pytest.raises(ValueError, match="no ImageNet weights for Linear"):
         load_pretrained(nn.Linear(1, 1))

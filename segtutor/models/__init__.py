@@ -13,6 +13,9 @@ _FILES = {
     "PSPNet": "pspnet",
     "DeepLabV1": "deeplab_v1",
     "DenseCRF": "dense_crf",
+    "DeepLabV2": "deeplab_v2",
+    "DeepLabV3": "deeplab_v3",
+    "DeepLabV3Plus": "deeplab_v3plus",
 }
 
 __all__ = list(_FILES)

@@ -99,7 +99,9 @@ def atrous_trunk(name: str, in_channels: int, output_stride: int, multi_grid: tu
     if multi_grid is not None:
         units = len(trunk.conv5_x)
         if len(multi_grid) != units:
-            raise ValueError(f"multi_grid is {tuple(multi_grid)}; conv5_x of {name} has {units} units and needs as many.")
+            raise ValueError(
+                f"multi_grid is {tuple(multi_grid)}; conv5_x of {name} has {units} units, a factor for each."
+            )
         dilate(trunk.conv5_x, [32 // output_stride * factor for factor in multi_grid])
     return trunk
 
@@ -130,9 +132,7 @@ def scoring_head(context: nn.Module, in_channels: int, num_classes: int, *, refi
 def auxiliary_head(in_channels: int, num_classes: int) -> nn.Sequential:
     """torchvision's second classifier: (B, in_channels, h, w) to scores (B, num_classes, h, w)."""
     channels = in_channels // 4
-    return nn.Sequential(
-        conv_norm_relu(in_channels, channels), nn.Dropout(0.1), nn.Conv2d(channels, num_classes, 1)
-    )
+    return nn.Sequential(conv_norm_relu(in_channels, channels), nn.Dropout(0.1), nn.Conv2d(channels, num_classes, 1))
 
 
 class DeepLabV3(nn.Module):
