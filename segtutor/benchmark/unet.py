@@ -25,6 +25,14 @@ class Skipless(UNet):
             stage = double_conv(width, width, padding=int(padding == "same"), batch_norm=batch_norm)
             setattr(self, f"expand{level}", stage)
 
+    def contract(self, images):
+        shapes = []
+        for level in LEVELS:
+            images = getattr(self, f"contract{level}")(images)
+            shapes.append(images.new_empty(len(images), 0, *images.shape[2:]))  # what is left of a skip: its sides
+            images = getattr(self, f"pool{level}")(images)
+        return *shapes, self.dropout(self.bottom(images))
+
     def bridge(self, skip, up):
         return up if self.valid else up[:, :, : skip.shape[2], : skip.shape[3]]
 

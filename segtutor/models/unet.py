@@ -141,11 +141,12 @@ class UNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to logits (B, num_classes, H, W), on "valid" (.., H-184, W-184)."""
-        skip1, skip2, skip3, skip4, x = self.contract(images)
-        x = self.expand4(self.bridge(skip4, self.up4(x)))  # (B, 512, H/8, W/8)
-        x = self.expand3(self.bridge(skip3, self.up3(x)))  # (B, 256, H/4, W/4)
-        x = self.expand2(self.bridge(skip2, self.up2(x)))  # (B, 128, H/2, W/2)
-        x = self.expand1(self.bridge(skip1, self.up1(x)))  # (B, 64, H, W)
+        *skips, x = self.contract(images)
+        # Popped, so that a map without a gradient to wait for is gone before the next convolution needs room.
+        x = self.expand4(self.bridge(skips.pop(), self.up4(x)))  # (B, 512, H/8, W/8)
+        x = self.expand3(self.bridge(skips.pop(), self.up3(x)))  # (B, 256, H/4, W/4)
+        x = self.expand2(self.bridge(skips.pop(), self.up2(x)))  # (B, 128, H/2, W/2)
+        x = self.expand1(self.bridge(skips.pop(), self.up1(x)))  # (B, 64, H, W)
         return self.score(x)  # (B, C, H, W)
 
 
