@@ -319,8 +319,8 @@ CLAIMS = (
         "nothing {SEG-2/cells/upsampled/boundary_miou:.2f}, maps added {SEG-2/cells/added/boundary_miou:.2f}, maps "
         "concatenated {SEG-2/cells/concatenated/boundary_miou:.2f}. Indices bring back a part of what is lost and the "
         "smaller one; mIoU, {SEG-2/cells/segnet/miou:.2f} against {SEG-2/cells/unet/miou:.2f}, suffers as much. On "
-        "real tissue: {SEG-2/vnc/segnet/boundary_miou:.2f}, U-Net {SEG-2/vnc/unet/boundary_miou:.2f}, maps concatenated "
-        "{SEG-2/vnc/concatenated/boundary_miou:.2f}.",
+        "real tissue: {SEG-2/vnc/segnet/boundary_miou:.2f}, U-Net {SEG-2/vnc/unet/boundary_miou:.2f}, maps "
+        "concatenated {SEG-2/vnc/concatenated/boundary_miou:.2f}.",
         conditions="synthetic cells at 96x96, membranes 2 pixels thick, and Drosophila VNC in tiles of 128x128; 300 "
         "steps from random weights, 3 seeds",
         checks=(
