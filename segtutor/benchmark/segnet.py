@@ -68,10 +68,7 @@ def _rivals(num_classes, width=64, **options):
     return built | {"unet": UNet(num_classes, base=width, batch_norm=True, dropout=0.0, **options)}
 
 
-@experiment("table/segnet", group="table", unit=protocol.UNITS, config=protocol.CONFIG, conditions=protocol.CONDITIONS)
-def row(seed, quick, log):
-    """SegNet's row of the running table, trained and scored under the common protocol."""
-    return protocol.measure(lambda n: SegNet(n, **PRESETS["tiny"]), seed, quick, log)
+protocol.table_row("segnet", lambda num_classes: SegNet(num_classes, **PRESETS["tiny"]))
 
 
 # ---------------------------------------------------------------------------------------------------------------- SEG-1
