@@ -353,6 +353,19 @@ CLAIMS = (
         "DL-1",
         "An atrous convolution widens the receptive field with no extra parameters and no loss of resolution.",
         "07_atrous_and_deeplab_v1",
+        verdict=CONFIRMED,
+        sentence="At rate 12 instead of 1, fc6 of DeepLab v1 sees {DL-1/field_rate12:.0f} pixels instead of "
+        "{DL-1/field_rate1:.0f} with {DL-1/parameters:.0f} times the parameters on a map of as many positions. The "
+        "larger map that the holes make possible, {DL-1/positions_rate12 over DL-1/positions_stride32:.0f} times the "
+        "positions of output stride 32, is not free: {DL-1/flops:.2f} times the FLOPs of the whole net and "
+        "{DL-1/training_peak:.2f} times the peak memory of a training step.",
+        conditions="DeepLab v1 LargeFOV at the paper's widths, one image of 360x480",
+        checks=(
+            "DL-1/parameters == 1",
+            "DL-1/field_rate12 > DL-1/field_rate1",
+            "DL-1/positions_rate12 == DL-1/positions_rate1",
+            "DL-1/flops > 1",
+        ),
     ),
     Claim(
         "DL-2",
@@ -364,6 +377,13 @@ CLAIMS = (
         "With atrous convolution there is no need to upsample.",
         "07_atrous_and_deeplab_v1",
         doubtful=True,
+        verdict=REFUTED,
+        sentence="In DeepLab v1, {DL-8/pixels_per_score:.0f} pixels share one score, and the map is enlarged by "
+        "{DL-8/enlarged:.0f}. Holes in place of every stride would need no upsampling, and {DL-8/flops:.0f} times the "
+        "FLOPs and {DL-8/training_gib:.0f} GiB for a training step on one image, {DL-8/training_peak:.0f} times as "
+        "much.",
+        conditions="DeepLab v1 LargeFOV at the paper's widths, one image of 360x480",
+        checks=("DL-8/pixels_per_score > 1", "DL-8/enlarged == 8", "DL-8/flops > 10"),
     ),
     # ------------------------------------------------------------------------------------------------- 08_deeplab_v2_v3
     Claim("DL-3", "ASPP helps on objects of many scales.", "08_deeplab_v2_v3"),
