@@ -272,8 +272,9 @@ _METRICS = {
     "flops": ("FLOPs (G)", lambda value: f"{value / 1e9:.2f}"),
     "receptive_field": ("Receptive field (px)", lambda value: _EVERYTHING if value >= _SIDE else f"{value:.0f}"),
     "ms_per_step": ("ms per step", lambda value: f"{value:.0f}"),
-    "kept_memory": ("Kept for backward (MiB)", lambda value: f"{value:.0f}"),
+    "peak_memory": ("Peak memory (MiB)", lambda value: f"{value:.0f}"),
 }
+_COSTS = ("ms_per_step", "peak_memory")
 
 
 def result(id: str) -> results.Result:
@@ -284,7 +285,7 @@ def result(id: str) -> results.Result:
 def running_table(upto: str = "99", *, metrics: Sequence[str] = tuple(_METRICS)) -> Table:
     """Every model met so far on one data set under one protocol, from the rows ``table/<model>/<metric>``.
 
-    Times come from ``table/time``, for which all models are timed in one run.
+    Time and memory come from ``table/cost``, for which all models take turns in one run.
 
     Args:
         upto: The number of the chapter that shows the table, e.g. ``"03"``.
@@ -304,7 +305,7 @@ def running_table(upto: str = "99", *, metrics: Sequence[str] = tuple(_METRICS))
     conditions = "; ".join(dict.fromkeys(found.conditions for found in measured))
     seeds = sorted({found.n for found in measured if found.id.endswith("miou")})
     means = f" Scores are means over {' to '.join(map(str, seeds))} seeds." if seeds and seeds[-1] > 1 else ""
-    machines = ", ".join(dict.fromkeys(found.hardware for found in measured if found.id.startswith("table/time/")))
+    machines = ", ".join(dict.fromkeys(found.hardware for found in measured if found.id.endswith("ms_per_step")))
     timed = f" Timed on {machines}." if machines else ""
     caption = f"{conditions}.{means}{timed} Measured again by `segtutor benchmark table`." if measured else ""
     return Table(rows, ["Model", *(_METRICS[metric][0] for metric in metrics)], caption)
@@ -312,7 +313,7 @@ def running_table(upto: str = "99", *, metrics: Sequence[str] = tuple(_METRICS))
 
 def _cell(model: str, metric: str, measured: list) -> str:
     try:
-        found = results.result(f"table/time/{model}" if metric == "ms_per_step" else f"table/{model}/{metric}")
+        found = results.result(f"table/{'cost/' if metric in _COSTS else ''}{model}/{metric}")
     except results.MissingResult:
         return _MISSING
     measured.append(found)

@@ -41,7 +41,7 @@ def rows(tmp_path, monkeypatch):
         "table/fcn8s/miou": (0.40, 0.50),
         "table/fcn8s/parameters": (134_489_759,),
         "table/fcn8s/flops": (2.5e9,),
-        "table/time/fcn8s": (51.4,),
+        "table/cost/fcn8s/ms_per_step": (51.4,),
         "table/unet/miou": (0.6, 0.7),
     }
     record["unit"] = "x"
@@ -228,7 +228,7 @@ def test_running_table_reads_rows_and_invents_nothing(rows):
         "FLOPs (G)": "2.50",
         "Receptive field (px)": "not measured",
         "ms per step": "51",
-        "Kept for backward (MiB)": "not measured",
+        "Peak memory (MiB)": "not measured",
     }
     assert shown.caption == (
         "CamVid, 120x160. Scores are means over 2 seeds. Timed on a machine. Measured again by "

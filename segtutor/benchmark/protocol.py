@@ -28,7 +28,7 @@ BUILDERS = {}  # key of the running table -> build(num_classes)
 
 
 def table_row(key, build) -> None:
-    """Enter a model into the running table, as the experiment ``table/<key>`` and a line of ``table/time``.
+    """Enter a model into the running table, as the experiment ``table/<key>`` and a part of ``table/cost``.
 
     Args:
         key: Its key in ``segtutor.chapter``.
@@ -109,24 +109,27 @@ def max_side(field, side=FIELD) -> int:
 
 
 @experiment(
-    "table/time",
+    "table/cost",
     group="table",
-    unit="ms",
+    unit={"ms_per_step": "ms", "peak_memory": "MiB"},
     seeds=(0,),
     config={"crop": list(CROP), "batch": BATCH},
-    conditions=f"forward and backward pass of the tiny presets, batch {BATCH} at {CROP[0]}x{CROP[1]}, processor "
-    "time of one thread, all models in turns in one run, median and quartiles of 15 rounds",
+    conditions=f"a training step of batch {BATCH} at {CROP[0]}x{CROP[1]}: processor time of one thread, all models in "
+    "turns in one run, median and quartiles of 15 rounds; bytes alive at its peak, weights apart, counted",
 )
-def step_times(seed, quick, log):
-    """A training step of every model of the running table, in turns: a busy machine slows them all."""
+def costs(seed, quick, log):
+    """Time and memory of a training step of every model of the running table, in turns: a busy machine slows all."""
     import torch
     from torch.nn import functional as F
+
+    from segtutor import probe
 
     load_experiments()
     torch.manual_seed(seed)
     images = torch.rand(BATCH, 3, *CROP).contiguous(memory_format=torch.channels_last)
     target = torch.zeros(BATCH, *CROP, dtype=torch.long)
     models = {key: build(11).train().to(memory_format=torch.channels_last) for key, build in BUILDERS.items()}
+    values = {f"{key}/peak_memory": probe.count_peak_bytes(m, CROP, batch=BATCH) / 2**20 for key, m in models.items()}
     times = {key: [] for key in models}
     for _ in range(3 if quick else 17):
         for key, model in models.items():
@@ -135,4 +138,5 @@ def step_times(seed, quick, log):
             F.cross_entropy(model(images), target).backward()
             times[key].append(1000 * (time.process_time() - begun))
     log(f"{len(models)} models, in turns")
-    return {key: Measurement(statistics.median(v[2:]), quartiles(v[2:])) for key, v in times.items()}
+    timed = {key: Measurement(statistics.median(ms[2:]), quartiles(ms[2:])) for key, ms in times.items()}
+    return values | {f"{key}/ms_per_step": measured for key, measured in timed.items()}

@@ -201,3 +201,65 @@ def auxiliary(seed, quick, log):
         values[f"{name}/loss"] = statistics.fmean(main[-100:])
         values[f"{name}/steps"] = reached[0] if reached else steps
     return values
+
+
+# ---------------------------------------------------------------------------------------------------------------- speed
+
+
+def torchvision_pspnet(num_classes):
+    """PSPNet-50 on torchvision's dilated ResNet: images (B, 3, H, W) to logits (B, num_classes, H, W).
+
+    Its parameters come in the order of ``segtutor.models.PSPNet``.
+    """
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+    from torchvision.models import resnet50
+    from torchvision.ops import Conv2dNormActivation
+
+    class Reference(nn.Module):
+        def __init__(self):
+            super().__init__()
+            trunk = resnet50(replace_stride_with_dilation=[False, True, True])
+            self.trunk = nn.Sequential(*list(trunk.children())[:-2])
+            self.bins = (1, 2, 3, 6)
+            self.levels = nn.ModuleList(Conv2dNormActivation(2048, 512, 1) for _ in self.bins)
+            self.fuse = Conv2dNormActivation(4096, 512, 3)
+            self.score = nn.Conv2d(512, num_classes, 1)
+
+        def forward(self, images):
+            def grown(x, size):
+                return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+            x = self.trunk(images)
+            pooled = [level(F.adaptive_avg_pool2d(x, n)) for n, level in zip(self.bins, self.levels, strict=True)]
+            x = torch.cat([x, *(grown(summary, x.shape[2:]) for summary in pooled)], dim=1)
+            return grown(self.score(self.fuse(x)), images.shape[2:])
+
+    return Reference()
+
+
+@experiment(
+    "speed/pspnet",
+    group="speed",
+    unit={"ratio": "ratio", "ms_segtutor": "ms", "ms_torchvision": "ms"},
+    seeds=(0,),
+    device="auto",
+    config={"size": 96, "batch": 2, "classes": 21},
+    conditions="forward and backward of PSPNet-50, no dropout, torchvision's dilation, batch 2 at 96x96, fp32, the "
+    "same weights on both sides, each at its faster memory format, 15 pairs in turns after 2 warm-up pairs in one process, "
+    "processor time where one thread runs, median and quartiles",
+)
+def speed(seed, quick, log):
+    """Our PSPNet-50 over torchvision's dilated ResNet with the same head, forward and backward."""
+    import torch
+
+    from segtutor.benchmark.speed import beside
+    from segtutor.models import PSPNet
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, 3, 96, 96, generator=generator).to(device)
+    target = torch.randint(0, 21, (2, 96, 96), generator=generator).to(device)
+    ours, theirs = PSPNet(21, dropout=0.0, first_block="previous"), torchvision_pspnet(21)
+    return beside(ours.to(device), theirs.to(device), images, target, quick, log)
