@@ -402,9 +402,9 @@ CLAIMS = (
         "07_atrous_and_deeplab_v1",
         verdict=CONFIRMED,
         sentence="At rate 12 instead of 1, fc6 of DeepLab v1 sees {DL-1/field_rate12:.0f} pixels instead of "
-        "{DL-1/field_rate1:.0f}, with as many parameters (ratio {DL-1/parameters:.0f}), on a map of as many positions. The "
-        "larger map that the holes make possible, {DL-1/positions_rate12 over DL-1/positions_stride32:.0f} times the "
-        "positions of output stride 32, is not free: {DL-1/flops:.2f} times the FLOPs of the whole net and "
+        "{DL-1/field_rate1:.0f}, with as many parameters (ratio {DL-1/parameters:.0f}), on a map of as many positions. "
+        "The larger map that the holes make possible, {DL-1/positions_rate12 over DL-1/positions_stride32:.0f} times "
+        "the positions of output stride 32, is not free: {DL-1/flops:.2f} times the FLOPs of the whole net and "
         "{DL-1/training_peak:.2f} times the peak memory of a training step.",
         conditions="DeepLab v1 LargeFOV at the paper's widths, one image of 360x480",
         checks=(
