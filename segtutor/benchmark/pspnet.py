@@ -247,7 +247,7 @@ def torchvision_pspnet(num_classes):
     device="auto",
     config={"size": 96, "batch": 2, "classes": 21},
     conditions="forward and backward of PSPNet-50, no dropout, torchvision's dilation, batch 2 at 96x96, fp32, the "
-    "same weights on both sides, each at its faster memory format, 15 pairs in turns after 2 warm-up pairs in one "
+    "same weights on both sides, each at its faster memory format, 15 rounds in turns after 2 to warm up in one "
     "process, processor time where one thread runs, median and quartiles",
 )
 def speed(seed, quick, log):

@@ -4,6 +4,7 @@ import statistics
 import subprocess
 import sys
 import time
+from copy import deepcopy
 
 from segtutor.benchmark import Measurement, experiment
 
@@ -170,7 +171,7 @@ def beside(ours, theirs, images, target, quick, log, *, name="torchvision"):
         theirs: The reference; its parameters come in the same order and are overwritten by ours.
         images: (B, C, H, W).
         target: (B, H, W).
-        quick: 2 pairs in place of 15.
+        quick: 2 rounds in place of 15.
         log: Prints a progress line.
         name: What the reference is called in the rows.
 
@@ -184,28 +185,25 @@ def beside(ours, theirs, images, target, quick, log, *, name="torchvision"):
             other.copy_(mine)
         # A ratio means nothing if the two do not compute the same.
         torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-3)
-    sides = {}
+    layouts, steps = (torch.contiguous_format, torch.channels_last), {}
     for side, model in (("segtutor", ours), (name, theirs)):
-        model.train()
-        seconds = {}
-        for layout in (torch.contiguous_format, torch.channels_last):
-            step = step_seconds(model.to(memory_format=layout), images.to(memory_format=layout), target)
-            seconds[layout] = min(step() for _ in range(2 if quick else 4))
-        best = min(seconds, key=seconds.get)
-        log(f"{side}: {best}, {1000 * seconds[best]:.0f} ms")
-        sides[side] = step_seconds(model.to(memory_format=best), images.to(memory_format=best), target)
-    kept = {side: [] for side in sides}
-
-    def timed(side):
-        def once() -> float:
-            kept[side].append(sides[side]())
-            return kept[side][-1]
-
-        return once
-
-    measured = {"ratio": paired_ratio(timed("segtutor"), timed(name), 2 if quick else 15)}
-    for side, times in kept.items():
-        times = [1000 * seconds for seconds in times[2:]]
+        for layout in layouts:
+            copy = deepcopy(model).train().to(memory_format=layout)
+            steps[side, layout] = step_seconds(copy, images.to(memory_format=layout), target)
+    seconds = {key: [] for key in steps}
+    for number in range(2 + (2 if quick else 15)):
+        # All in turns, forwards and backwards, so that a machine that slows down or is shared slows all.
+        for key in list(steps) if number % 2 == 0 else reversed(list(steps)):
+            seconds[key].append(steps[key]())
+    best = {}
+    for side in ("segtutor", name):
+        layout = min(layouts, key=lambda layout: statistics.median(seconds[side, layout][2:]))
+        best[side] = seconds[side, layout][2:]
+        log(f"{side}: {layout}, {1000 * statistics.median(best[side]):.0f} ms")
+    ratios = [mine / other for mine, other in zip(*best.values(), strict=True)]
+    measured = {"ratio": Measurement(statistics.median(ratios), quartiles(ratios))}
+    for side, times in best.items():
+        times = [1000 * each for each in times]
         measured[f"ms_{side}"] = Measurement(statistics.median(times), quartiles(times))
     return measured
 
@@ -217,8 +215,8 @@ def beside(ours, theirs, images, target, quick, log, *, name="torchvision"):
     device="auto",
     config={"size": 96, "batch": 2, "classes": 21, "hidden": 512},
     conditions="forward and backward of FCN-8s with VGG-16's own widths and 512 channels in fc6 and fc7, batch 2 at "
-    "96x96, fp32, dropout on, the same weights on both sides, each at its faster memory format, 15 pairs in turns "
-    "after 2 warm-up pairs in one process, processor time where one thread runs, median and quartiles",
+    "96x96, fp32, dropout on, the same weights on both sides, each at its faster memory format, 15 rounds in turns "
+    "after 2 to warm up in one process, processor time where one thread runs, median and quartiles",
 )
 def fcn8s(seed, quick, log):
     """Our FCN-8s over the same layers built from torchvision, forward and backward."""
