@@ -140,6 +140,21 @@ def test_lattice_weights_are_barycentric(dims):
     assert lattice.vertex.unique().numel() == len(lattice.first), "every stored vertex has a pixel beside it"
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_far_pixels_never_meet_in_the_lattice(dims):
+    """Vertices are found by one integer each; a step over the edge of one row must not land in the next."""
+    axis = torch.arange(0, 14, 0.7 if dims == 2 else 1.4)
+    features = torch.cartesian_prod(*[axis] * dims)
+    response = Lattice(features)(torch.eye(len(features)))
+    assert not response[torch.cdist(features, features) > 8].any()
+    assert (response[torch.cdist(features, features) < 0.8] > 0).all()
+
+
+def test_fast_messages_are_never_negative():
+    features = pixel_features(scene(0)[0][0], 60, 3)  # most pixels stand alone
+    assert (FastKernel(features)(torch.rand(len(features), 3, generator=torch.Generator().manual_seed(0))) >= 0).all()
+
+
 def test_in_one_dimension_the_lattice_is_a_line_of_equal_steps():
     """Dense samples of a line fill the lattice: its kernel is then the Gaussian, up to the shape of a small blur."""
     positions = torch.linspace(0, 40, 2001)[:, None]
