@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from segtutor.benchmark import BenchmarkError, experiment, protocol
 from segtutor.benchmark.encoder_decoder import Discs
-from segtutor.benchmark.speed import paired_ratio
+from segtutor.benchmark.speed import paired_ratio, rival
 
 PYRAMID = (1, 2, 3, 6)
 
@@ -239,27 +239,10 @@ def torchvision_pspnet(num_classes):
     return Reference()
 
 
-@experiment(
-    "speed/pspnet",
-    group="speed",
-    unit={"ratio": "ratio", "ms_segtutor": "ms", "ms_torchvision": "ms"},
-    seeds=(0,),
-    device="auto",
-    config={"size": 96, "batch": 2, "classes": 21},
-    conditions="forward and backward of PSPNet-50, no dropout, torchvision's dilation, batch 2 at 96x96, fp32, the "
-    "same weights on both sides, each at its faster memory format, 15 rounds in turns after 2 to warm up in one "
-    "process, processor time where one thread runs, median and quartiles",
-)
-def speed(seed, quick, log):
-    """Our PSPNet-50 over torchvision's dilated ResNet with the same head, forward and backward."""
-    import torch
-
-    from segtutor.benchmark.speed import beside
+def _without_dropout(num_classes):
     from segtutor.models import PSPNet
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(2, 3, 96, 96, generator=generator).to(device)
-    target = torch.randint(0, 21, (2, 96, 96), generator=generator).to(device)
-    ours, theirs = PSPNet(21, dropout=0.0, first_block="previous"), torchvision_pspnet(21)
-    return beside(ours.to(device), theirs.to(device), images, target, quick, log)
+    return PSPNet(num_classes, dropout=0.0, first_block="previous")
+
+
+rival("pspnet", _without_dropout, torchvision_pspnet, "PSPNet-50, no dropout, torchvision's dilation")

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from segtutor.benchmark import BenchmarkError, experiment, protocol
+from segtutor.benchmark.speed import paired_ratio, rival, step_seconds
 from segtutor.layers import resize
 from segtutor.models.segnet import PRESETS, SegNet
 
@@ -135,8 +136,6 @@ def memory(seed, quick, log):
 def step_time(seed, quick, log):
     """A training step and an inference of SegNet over those of its rivals."""
     import time
-
-    from segtutor.benchmark.speed import paired_ratio, step_seconds
 
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(1, 3, 96, 128, generator=generator).contiguous(memory_format=torch.channels_last)
@@ -304,24 +303,4 @@ def torchvision_segnet(num_classes):
     return Reference()
 
 
-@experiment(
-    "speed/segnet",
-    group="speed",
-    unit={"ratio": "ratio", "ms_segtutor": "ms", "ms_torchvision": "ms"},
-    seeds=(0,),
-    device="auto",
-    config={"size": 96, "batch": 2, "classes": 21},
-    conditions="forward and backward of SegNet at the paper's widths, batch 2 at 96x96, fp32, the same weights on both "
-    "sides, each at its faster memory format, 15 rounds in turns after 2 to warm up in one process, processor time "
-    "where one thread runs, median and quartiles",
-)
-def speed(seed, quick, log):
-    """Our SegNet over the same layers from torchvision, forward and backward."""
-    from segtutor.benchmark.speed import beside
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(2, 3, 96, 96, generator=generator).to(device)
-    target = torch.randint(0, 21, (2, 96, 96), generator=generator).to(device)
-    ours, theirs = SegNet(21), torchvision_segnet(21)
-    return beside(ours.to(device), theirs.to(device), images, target, quick, log)
+rival("segnet", SegNet, torchvision_segnet, "SegNet at the paper's widths")

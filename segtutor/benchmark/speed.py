@@ -208,26 +208,51 @@ def beside(ours, theirs, images, target, quick, log, *, name="torchvision"):
     return measured
 
 
-@experiment(
-    "speed/fcn8s",
-    unit={"ratio": "ratio", "ms_segtutor": "ms", "ms_torchvision": "ms"},
-    seeds=(0,),
-    device="auto",
-    config={"size": 96, "batch": 2, "classes": 21, "hidden": 512},
-    conditions="forward and backward of FCN-8s with VGG-16's own widths and 512 channels in fc6 and fc7, batch 2 at "
-    "96x96, fp32, dropout on, the same weights on both sides, each at its faster memory format, 15 rounds in turns "
-    "after 2 to warm up in one process, processor time where one thread runs, median and quartiles",
-)
-def fcn8s(seed, quick, log):
-    """Our FCN-8s over the same layers built from torchvision, forward and backward."""
-    import torch
+def rival(key, ours, theirs, what, **config) -> None:
+    """Register ``speed/<key>``: a training step of our network over that of a reference with the same layers.
 
+    Args:
+        key: The network, in lower case.
+        ours: ``ours(num_classes)`` builds it.
+        theirs: ``theirs(num_classes)`` builds the reference; its parameters come in the same order.
+        what: The network in words, for the conditions.
+        **config: Settings beyond the images' size, the batch and the classes.
+    """
+    config = {"size": 96, "batch": 2, "classes": 21, **config}
+
+    @experiment(
+        f"speed/{key}",
+        group="speed",
+        unit={"ratio": "ratio", "ms_segtutor": "ms", "ms_torchvision": "ms"},
+        seeds=(0,),
+        device="auto",
+        config=config,
+        conditions=f"forward and backward of {what}, batch 2 at 96x96, fp32, the same weights on both sides, each at "
+        "its faster memory format, 15 rounds in turns after 2 to warm up in one process, processor time where one "
+        "thread runs, median and quartiles",
+    )
+    def row(seed, quick, log):
+        """Our network over the same layers built from torchvision, forward and backward."""
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn(2, 3, 96, 96, generator=generator).to(device)
+        target = torch.randint(0, 21, (2, 96, 96), generator=generator).to(device)
+        return beside(ours(21).to(device), theirs(21).to(device), images, target, quick, log)
+
+
+def _fcn8s(num_classes):
     from segtutor.models import FCN8s
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(2, 3, 96, 96, generator=generator).to(device)
-    target = torch.randint(0, 21, (2, 96, 96), generator=generator).to(device)
     # A narrow classifier: at 4,096 channels a step is mostly fc6 reading its 103 million weights, on both sides alike.
-    ours, theirs = FCN8s(21, hidden=512, score_init="he"), torchvision_fcn8s(21, 512)
-    return beside(ours.to(device), theirs.to(device), images, target, quick, log)
+    return FCN8s(num_classes, hidden=512, score_init="he")
+
+
+rival(
+    "fcn8s",
+    _fcn8s,
+    lambda num_classes: torchvision_fcn8s(num_classes, 512),
+    "FCN-8s with VGG-16's own widths and 512 channels in fc6 and fc7, dropout on",
+    hidden=512,
+)

@@ -3,6 +3,7 @@
 import torch
 
 from segtutor.benchmark import BenchmarkError, experiment, protocol
+from segtutor.benchmark.speed import paired_ratio, rival, step_seconds
 from segtutor.models.unet import PRESETS, UNet, double_conv
 
 LEVELS = (1, 2, 3, 4)
@@ -157,7 +158,6 @@ def skip_bytes(model, size):
 def cost(seed, quick, log):
     """What the skips cost: bytes, FLOPs and time of U-Net over those of the same net without them."""
     from segtutor import probe
-    from segtutor.benchmark.speed import paired_ratio, step_seconds
 
     size, values, counted = (572, 572), {}, {}
     with torch.device("meta"):
@@ -223,24 +223,9 @@ def torchvision_unet(num_classes):
     return Reference()
 
 
-@experiment(
-    "speed/unet",
-    group="speed",
-    unit={"ratio": "ratio", "ms_segtutor": "ms", "ms_torchvision": "ms"},
-    seeds=(0,),
-    device="auto",
-    config={"size": 96, "batch": 2, "classes": 21},
-    conditions="forward and backward of U-Net at the paper's widths, padded, no dropout, batch 2 at 96x96, fp32, the "
-    "same weights on both sides, each at its faster memory format, 15 rounds in turns after 2 to warm up in one "
-    "process, processor time where one thread runs, median and quartiles",
+rival(
+    "unet",
+    lambda num_classes: UNet(num_classes, dropout=0.0),
+    torchvision_unet,
+    "U-Net at the paper's widths, padded, no dropout",
 )
-def speed(seed, quick, log):
-    """Our U-Net over the same layers built from torchvision, forward and backward."""
-    from segtutor.benchmark.speed import beside
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(2, 3, 96, 96, generator=generator).to(device)
-    target = torch.randint(0, 21, (2, 96, 96), generator=generator).to(device)
-    ours, theirs = UNet(21, dropout=0.0), torchvision_unet(21)
-    return beside(ours.to(device), theirs.to(device), images, target, quick, log)
