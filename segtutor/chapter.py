@@ -157,7 +157,7 @@ class Table:
         head = "".join(f'<th scope="col"{self._align(i)}>{_escape(c)}</th>' for i, c in enumerate(self.columns))
         body = "".join(
             f'<tr><th scope="row">{_escape(row[0])}</th>'
-            + "".join(f"<td{self._align(i)}>{_escape(cell)}</td>" for i, cell in enumerate(row[1:], 1))
+            + "".join(f"<td{self._align(i, cell)}>{_escape(cell)}</td>" for i, cell in enumerate(row[1:], 1))
             + "</tr>\n"
             for row in self.rows
         )
@@ -170,8 +170,10 @@ class Table:
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n{caption}</figure>"
         )
 
-    def _align(self, place: int) -> str:
-        return ' style="text-align: right"' if self._numeric[place] else ' style="text-align: left"'
+    def _align(self, place: int, cell: str = "") -> str:
+        # On a telephone a sentence would become a column of single words; so the table scrolls instead.
+        room = "; min-width: 11rem" if len(cell) > 60 else ""
+        return f' style="text-align: {"right" if self._numeric[place] else "left"}{room}"'
 
     def __repr__(self) -> str:
         lines = [self.columns, *self.rows]

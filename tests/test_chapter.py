@@ -200,6 +200,13 @@ def test_table_is_readable_in_both_themes_and_by_keyboard():
     assert [a["scope"] for tag, a in tags if tag == "th"] == ["col", "col", "row"]
 
 
+def test_sentences_keep_room_on_a_telephone():
+    long = "A sentence that would stand on a narrow screen as one word below the other."
+    page = chapter.table([["a", "b", long]], "NKS")._repr_html_()
+    styles = [a.get("style", "") for tag, a in Cells(page).tags if tag == "td"]
+    assert [("min-width" in style) for style in styles] == [False, True]
+
+
 def test_table_from_mappings():
     shown = chapter.table([{"a": 1, "b": "x"}, {"a": 2}])
     assert (shown.columns, shown.rows) == (["a", "b"], [["1", "x"], ["2", ""]])
