@@ -439,6 +439,20 @@ CLAIMS = (
         "DeepLab v3 improves on v2 by more and wider rates and a deeper backbone.",
         "08_deeplab_v2_v3",
         doubtful=True,
+        verdict=REFUTED,
+        sentence="ASPP has {DL-7/v2/branches:.0f} atrous branches up to rate {DL-7/v2/largest_rate:.0f} in v2 and "
+        "{DL-7/v3/branches:.0f} up to {DL-7/v3/largest_rate:.0f} in v3, both on ResNet-{DL-7/v3/depth:.0f}; the v3 "
+        "paper adds rate 24 and reports {papers/deeplab_v3/gain_rate_24:+.2f} points of mIoU. New in v3's ASPP are "
+        "{DL-7/v3/norms:.0f} normalisations (v2: {DL-7/v2/norms:.0f}) and a branch that sees the whole image.",
+        conditions="the networks as published, counted; v3 at its training stride, 16 (at 8 its rates are doubled)",
+        checks=(
+            "DL-7/v3/branches < DL-7/v2/branches",
+            "DL-7/v3/largest_rate < DL-7/v2/largest_rate",
+            "DL-7/v3/depth == DL-7/v2/depth",
+            "papers/deeplab_v3/gain_rate_24 < 0",
+            "DL-7/v3/pooled == 1",
+            "DL-7/v2/pooled == 0",
+        ),
     ),
     # ------------------------------------------------------------------------------------------------ 09_deeplab_v3plus
     Claim("DL-4", "Depthwise-separable atrous convolution cuts the cost at little loss.", "09_deeplab_v3plus"),
@@ -448,6 +462,11 @@ CLAIMS = (
         "DeepLab v3 introduced atrous depthwise-separable convolution.",
         "09_deeplab_v3plus",
         doubtful=True,
+        verdict=REFUTED,
+        sentence="Depthwise convolutions in the published networks: {DL-6/v2:.0f} in v2, {DL-6/v3:.0f} in v3, "
+        "{DL-6/v3plus:.0f} in v3+, whose paper introduces them and has them in its title.",
+        conditions="counted in the networks as published; v3+ in its separable variant on ResNet-50",
+        checks=("DL-6/v3 == 0", "DL-6/v3plus > 0"),
     ),
     # ---------------------------------------------------------------------------------------------------------- 11_swin
     Claim("ATT-1", "The cost of ViT grows with the square of the number of pixels, that of Swin linearly.", "11_swin"),
