@@ -151,9 +151,9 @@ def test_the_default_is_the_papers_model():
     ("output_stride", "multi_grid", "conv4_x", "conv5_x"),
     [
         (16, (1, 2, 4), [1] * 6, [2, 4, 8]),
-        (8, (1, 2, 4), [2] * 6, [4, 8, 16]),
+        (8, (1, 2, 4), [1] + [2] * 5, [4, 8, 16]),
         (16, (1, 1, 1), [1] * 6, [2, 2, 2]),
-        (8, (1, 1, 1), [2] * 6, [4, 4, 4]),
+        (8, (1, 1, 1), [1] + [2] * 5, [4, 4, 4]),
         (16, None, [1] * 6, [1, 2, 2]),
         (8, None, [1] + [2] * 5, [2, 4, 4]),
         (16, (4, 2, 1), [1] * 6, [8, 4, 2]),
@@ -173,7 +173,7 @@ def test_multi_grid_trunk_is_torchvisions_with_these_rates(output_stride):
     theirs = perturb_norms(torchvision.models.resnet50(replace_stride_with_dilation=dilated)).double().eval()
     ours = DeepLabV3(3, output_stride=output_stride).double().eval()
     transplant(theirs, ours)
-    rates = {8: ([2] * 6, [4, 8, 16]), 16: ([1] * 6, [2, 4, 8])}[output_stride]
+    rates = {8: ([1] + [2] * 5, [4, 8, 16]), 16: ([1] * 6, [2, 4, 8])}[output_stride]
     for stage, own in zip((theirs.layer3, theirs.layer4), rates, strict=True):
         for block, rate in zip(stage, own, strict=True):
             block.conv2.dilation = block.conv2.padding = (rate, rate)
@@ -222,10 +222,11 @@ def test_rates_are_doubled_at_stride_8(output_stride, rates):
     assert [branch[0].padding[0] for branch in model.head.context.branches] == [0, *rates[1:]]
 
 
+@pytest.mark.parametrize("multi_grid", [(1, 2), (1, 1), None], ids=str)
 @torch.no_grad()
-def test_stride_8_holds_the_scores_of_stride_16():
+def test_stride_8_holds_the_scores_of_stride_16(multi_grid):
     """The same weights, half the stride, twice the rates: every second position is the coarse network's score."""
-    coarse, fine = (DeepLabV3(4, **{**NARROW, "multi_grid": None, "output_stride": stride}) for stride in (16, 8))
+    coarse, fine = (DeepLabV3(4, **{**NARROW, "multi_grid": multi_grid, "output_stride": s}) for s in (16, 8))
     perturb_norms(coarse)
     for model in (coarse, fine):
         context, channels = model.head.context, model.head.context.out_channels

@@ -11,9 +11,10 @@ evaluating at 8).
   pixels wide.
 * A single training image is normalised on the 1x1 map of image pooling by running statistics
   (`segtutor.layers.BatchNorm2d`); PyTorch raises there, and so does torchvision's network.
-* The trunk is torchvision's: a stage strides in its first unit. In the authors' code it strides in its last.
-* ``multi_grid=None`` leaves the trunk's dilations as torchvision has them (conv5_x at output stride 8: 2, 4, 4);
-  ``(1, 1, 1)`` is the paper's network without multi-grid (4, 4, 4).
+* The trunk is torchvision's: a stage strides in its first unit, and so the first 3x3 of conv4_x keeps rate 1 at
+  output stride 8. In the authors' code a stage strides in its last unit, and all of the next one dilates.
+* ``multi_grid=None`` leaves conv5_x as torchvision dilates it (2, 4, 4 at output stride 8); ``(1, 1, 1)`` is the
+  paper's network without multi-grid (4, 4, 4).
 * ``head="torchvision"`` puts one more 3x3 convolution between ASPP and the classifier, as torchvision does.
 * Features of ASPP have 256 channels, or as many as the trunk where that is narrower. 10 % of them are dropped in
   training, as in the authors' code; torchvision drops half.
@@ -94,8 +95,9 @@ def atrous_trunk(name: str, in_channels: int, output_stride: int, multi_grid: tu
         raise ValueError(f'trunk is "{name}"; choose one of {", ".join(RESNETS)}.')
     if output_stride not in (16, 8):
         raise ValueError(f"output_stride is {output_stride}; the paper's networks keep 16 or 8.")
-    first_block = "previous" if multi_grid is None else "new"
-    trunk = ResNet(**RESNETS[name], in_channels=in_channels, output_stride=output_stride, first_block=first_block)
+    # The convolution that lost its stride still reads the stage before, so it keeps that stage's rate ("previous"):
+    # only then do weights trained at output stride 16 see the same pixels at 8.
+    trunk = ResNet(**RESNETS[name], in_channels=in_channels, output_stride=output_stride)
     if multi_grid is not None:
         units = len(trunk.conv5_x)
         if len(multi_grid) != units:
