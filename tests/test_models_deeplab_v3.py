@@ -145,6 +145,8 @@ def test_the_default_is_the_papers_model():
         assert "refine" not in dict(network.head.named_children()) and network.auxiliary is None
         assert network.head.context.project[0].weight.shape == (256, 1280, 1, 1)
     assert [dropped.p for dropped in model.modules() if isinstance(dropped, nn.Dropout)] == [0.1]
+    auxiliary = DeepLabV3(3, auxiliary=True, **NARROW).auxiliary
+    assert [dropped.p for dropped in auxiliary.modules() if isinstance(dropped, nn.Dropout)] == [0.1]
 
 
 @pytest.mark.parametrize(

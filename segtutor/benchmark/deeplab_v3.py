@@ -5,6 +5,7 @@ from functools import cache
 import torch
 
 from segtutor.benchmark import experiment, protocol
+from segtutor.benchmark.deeplab_v1 import CRF_CONDITIONS, CRF_CONFIG, CRF_UNITS, with_and_without_crf
 
 
 def _tiny(num_classes, **options):
@@ -192,6 +193,15 @@ def same_weights_at_8(seed, quick, log):
     with torch.device("meta"):
         flops = [probe.count_flops(DeepLabV3(21, output_stride=stride), (513, 513)) for stride in (8, 16)]
     return values | {"flops": flops[0] / flops[1]}
+
+
+# ----------------------------------------------------------------------------------------------------------------- DL-2
+
+
+@experiment("DL-2/deeplab_v3", claim="DL-2", unit=CRF_UNITS, config=CRF_CONFIG, conditions=CRF_CONDITIONS)
+def crf_after_v3(seed, quick, log):
+    """Scores of DeepLab v3 on scenes, before the CRF and after it."""
+    return with_and_without_crf(_tiny, seed, quick, log)
 
 
 # ----------------------------------------------------------------------------------------------------------------- DL-7

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from segtutor.benchmark import experiment, protocol
+from segtutor.benchmark.deeplab_v1 import CRF_CONDITIONS, CRF_CONFIG, CRF_UNITS, with_and_without_crf
 from segtutor.benchmark.deeplab_v3 import TRAINED, stride16, trained
 from segtutor.benchmark.speed import paired_ratio
 
@@ -58,6 +59,15 @@ def borders(seed, quick, log):
         values |= {f"{name}/{band}": value for band, value in trimap(*trained(build, seed, quick)).items()}
         log(f"{name}: {values[f'{name}/band3']:.3f}")
     return values
+
+
+# ----------------------------------------------------------------------------------------------------------------- DL-2
+
+
+@experiment("DL-2/deeplab_v3plus", claim="DL-2", unit=CRF_UNITS, config=CRF_CONFIG, conditions=CRF_CONDITIONS)
+def crf_after_v3plus(seed, quick, log):
+    """Scores of DeepLab v3+ on scenes, before the CRF and after it."""
+    return with_and_without_crf(_tiny, seed, quick, log)
 
 
 # ----------------------------------------------------------------------------------------------------------------- DL-4
