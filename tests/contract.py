@@ -185,3 +185,39 @@ class ModelContract:
     def test_refuses_to_score_nothing(self, build, num_classes):
         with pytest.raises(ValueError, match="num_classes.*at least 1"):
             build(num_classes)
+
+
+class AuxiliaryContract:
+    """What a model with `forward_with_auxiliary` promises besides; inherit, set ``build``.
+
+    Attributes:
+        build: ``build(num_classes, auxiliary=False)``, a narrow model on the ResNet trunk.
+    """
+
+    build = None
+
+    def test_forward_is_the_same_with_and_without_the_auxiliary_output(self):
+        model = perturb_norms(seeded(self.build, 3, auxiliary=True)).eval()
+        plain = self.build(3).eval()
+        plain.load_state_dict({name: v for name, v in model.state_dict().items() if not name.startswith("auxiliary")})
+        x = images(2, 3, 41, 64)
+        with torch.no_grad():
+            logits, auxiliary_logits = model.forward_with_auxiliary(x)
+            assert isinstance(model(x), torch.Tensor) and model(x).equal(logits) and plain(x).equal(logits)
+        assert auxiliary_logits.shape == logits.shape and not auxiliary_logits.equal(logits)
+
+    def test_the_auxiliary_output_reads_conv4_x(self):
+        model = seeded(self.build, 3, auxiliary=True)
+        _, auxiliary_logits = model.forward_with_auxiliary(images(2, 3, 64, 64))
+        auxiliary_logits.square().mean().backward()
+        learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+        own = {name for name, _ in model.named_parameters() if name.startswith("auxiliary.")}
+        assert own and own <= learning
+        reached = {".".join(name.split(".")[:2]) for name in learning - own}
+        assert reached == {"trunk.conv1", "trunk.bn1", "trunk.conv2_x", "trunk.conv3_x", "trunk.conv4_x"}
+
+    def test_without_an_auxiliary_head_one_sentence_says_what_to_do(self):
+        with pytest.raises(ValueError, match="auxiliary=True"):
+            self.build(3).forward_with_auxiliary(images(1, 3, 32, 32))
+        with pytest.raises(ValueError, match="smallest side"):
+            self.build(3, auxiliary=True).forward_with_auxiliary(images(1, 3, 16, 32))

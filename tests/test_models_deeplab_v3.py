@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from contract import ModelContract, images, perturb_norms, seeded
+from contract import AuxiliaryContract, ModelContract, images, perturb_norms, seeded
 from torch import nn
 from torchvision.models import segmentation
 
@@ -332,31 +332,8 @@ def test_branches_are_made_by_the_convolution_that_is_asked_for():
 
 
 # ------------------------------------------------------------------------------------------------- the auxiliary output
-def test_forward_is_the_same_with_and_without_the_auxiliary_output():
-    model = perturb_norms(seeded(DeepLabV3, 3, auxiliary=True, **NARROW)).eval()
-    plain = DeepLabV3(3, **NARROW).eval()
-    plain.load_state_dict({name: v for name, v in model.state_dict().items() if not name.startswith("auxiliary")})
-    x = images(2, 3, 41, 64)
-    with torch.no_grad():
-        logits, auxiliary_logits = model.forward_with_auxiliary(x)
-        assert isinstance(model(x), torch.Tensor) and model(x).equal(logits) and plain(x).equal(logits)
-    assert auxiliary_logits.shape == logits.shape and not auxiliary_logits.equal(logits)
-
-
-def test_the_auxiliary_output_reads_conv4_x():
-    model = seeded(DeepLabV3, 3, auxiliary=True, **NARROW)
-    _, auxiliary_logits = model.forward_with_auxiliary(images(2, 3, 64, 64))
-    auxiliary_logits.square().mean().backward()
-    reached = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None and "trunk" in name}
-    assert reached == {"conv1", "bn1", "conv2_x", "conv3_x", "conv4_x"}
-    assert all(parameter.grad is None for parameter in model.head.parameters())
-
-
-def test_without_an_auxiliary_head_one_sentence_says_what_to_do():
-    with pytest.raises(ValueError, match="auxiliary=True"):
-        DeepLabV3(3, **NARROW).forward_with_auxiliary(images(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="smallest side"):
-        DeepLabV3(3, auxiliary=True, **NARROW).forward_with_auxiliary(images(1, 3, 16, 32))
+class TestAuxiliary(AuxiliaryContract):
+    build = staticmethod(partial(DeepLabV3, **NARROW))
 
 
 # ------------------------------------------------------------------------------------------------------------- the rest

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from contract import ModelContract, images, perturb_norms, seeded
+from contract import AuxiliaryContract, ModelContract, images, perturb_norms, seeded
 from torch import nn
 
 from segtutor import probe
@@ -231,33 +231,8 @@ def test_a_field_that_is_the_whole_image_is_the_same_at_every_size():
 
 
 # ------------------------------------------------------------------------------------------------- the auxiliary output
-def test_forward_is_the_same_with_and_without_the_auxiliary_output():
-    model = perturb_norms(seeded(PSPNet, 3, auxiliary=True, **NARROW)).eval()
-    plain = PSPNet(3, **NARROW).eval()
-    plain.load_state_dict({name: v for name, v in model.state_dict().items() if not name.startswith("auxiliary")})
-    x = images(2, 3, 41, 64)
-    with torch.no_grad():
-        logits, auxiliary_logits = model.forward_with_auxiliary(x)
-        assert isinstance(model(x), torch.Tensor) and model(x).equal(logits) and plain(x).equal(logits)
-    assert auxiliary_logits.shape == logits.shape and not auxiliary_logits.equal(logits)
-
-
-def test_the_auxiliary_output_reads_conv4_x():
-    model = seeded(PSPNet, 3, auxiliary=True, **NARROW)
-    _, auxiliary_logits = model.forward_with_auxiliary(images(2, 3, 64, 64))
-    auxiliary_logits.square().mean().backward()
-    learning = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
-    reached = {".".join(name.split(".")[:2]) for name in learning}
-    assert reached == {
-        "trunk.conv1", "trunk.bn1", "trunk.conv2_x", "trunk.conv3_x", "trunk.conv4_x", "auxiliary.0", "auxiliary.2",
-    }  # fmt: skip
-
-
-def test_without_an_auxiliary_head_one_sentence_says_what_to_do():
-    with pytest.raises(ValueError, match="auxiliary=True"):
-        PSPNet(3, **NARROW).forward_with_auxiliary(images(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="smallest side"):
-        PSPNet(3, auxiliary=True, **NARROW).forward_with_auxiliary(images(1, 3, 16, 32))
+class TestAuxiliary(AuxiliaryContract):
+    build = staticmethod(partial(PSPNet, **NARROW))
 
 
 def test_dropout_takes_whole_channels_in_training_only():

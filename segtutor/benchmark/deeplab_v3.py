@@ -132,7 +132,7 @@ def object_sizes(seed, quick, log):
 @cache
 def camvid(quick):
     """The running table's training set, and its test images, drawn once."""
-    train, test = protocol._data()
+    train, test = protocol.camvid()
     return train, [test[i] for i in range(8 if quick else len(test))]
 
 

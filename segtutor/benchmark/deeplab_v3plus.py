@@ -3,12 +3,11 @@
 import time
 
 import torch
-from torch.nn import functional as F
 
 from segtutor.benchmark import experiment, protocol
 from segtutor.benchmark.deeplab_v1 import CRF_CONDITIONS, CRF_CONFIG, CRF_UNITS, with_and_without_crf
 from segtutor.benchmark.deeplab_v3 import TRAINED, stride16, trained
-from segtutor.benchmark.speed import paired_ratio
+from segtutor.benchmark.speed import paired_ratio, step_seconds
 
 
 def _tiny(num_classes, **options):
@@ -73,19 +72,6 @@ def crf_after_v3plus(seed, quick, log):
 # ----------------------------------------------------------------------------------------------------------------- DL-4
 
 
-def _step_seconds(model, images):
-    target = torch.zeros(len(images), *images.shape[2:], dtype=torch.long)
-    model.train().to(memory_format=torch.channels_last)
-
-    def once() -> float:
-        model.zero_grad(set_to_none=True)
-        begun = time.process_time()  # other programs on the machine do not count
-        F.cross_entropy(model(images), target).backward()
-        return time.process_time() - begun
-
-    return once
-
-
 @experiment(
     "DL-4/cost",
     claim="DL-4",
@@ -109,7 +95,9 @@ def separable_cost(seed, quick, log):
     rest = probe.count_flops(trunk, (513, 513))
     torch.manual_seed(seed)
     images = torch.rand(8, 3, *protocol.CROP).contiguous(memory_format=torch.channels_last)
-    steps = [_step_seconds(build(11), images) for build in (_separable, _tiny)]
+    target = torch.zeros(8, *protocol.CROP, dtype=torch.long)
+    nets = [build(11).train().to(memory_format=torch.channels_last) for build in (_separable, _tiny)]
+    steps = [step_seconds(net, images, target) for net in nets]
     maps = [torch.rand(1, channels, 192 // stride, 256 // stride) for channels, stride in ((2048, 16), (256, 4))]
     maps = [map_.contiguous(memory_format=torch.channels_last) for map_ in maps]
 

@@ -42,7 +42,25 @@ def table_row(key, build) -> None:
         return measure(build, seed, quick, log)
 
 
-def _data():
+def tissue(quick):
+    """Training and test tiles of 128x128 of the Drosophila set; eight test tiles in a quick run."""
+    from torch.utils.data import Subset
+
+    from segtutor.data import DrosophilaVNC, available
+    from segtutor.data.transforms import eval_transform
+
+    if not available("DrosophilaVNC"):
+        raise BenchmarkError("this experiment needs DrosophilaVNC: set SEGTUTOR_DATA to the folder that holds vnc/")
+    prepare = eval_transform(DrosophilaVNC("train").spec)
+    train, test = (DrosophilaVNC(split, tile=128, transform=prepare) for split in ("train", "test"))
+    if quick:
+        spec, test = test.spec, Subset(test, range(8))
+        test.spec = spec
+    return train, test
+
+
+def camvid():
+    """The running table's training set, kept in memory, and its test set."""
     from segtutor.data import CamVid, available
     from segtutor.data.transforms import eval_transform, train_transform
 
@@ -70,7 +88,7 @@ def measure(build, seed, quick, log):
     from segtutor import probe
     from segtutor.training import evaluate, fit
 
-    train, test = _data()
+    train, test = camvid()
     torch.manual_seed(seed)
     model = build(train.spec.num_classes)
     values = {

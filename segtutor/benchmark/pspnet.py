@@ -182,7 +182,7 @@ def auxiliary(seed, quick, log):
     from segtutor.losses import CrossEntropyLoss
     from segtutor.training import evaluate, fit
 
-    train, test = protocol._data()
+    train, test = protocol.camvid()
     ce, steps, values = CrossEntropyLoss(), 5 if quick else protocol.STEPS, {}
     for name, weight in (("without", 0.0), ("with", 0.4)):
         torch.manual_seed(seed)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segtutor.benchmark import BenchmarkError, experiment, protocol
+from segtutor.benchmark import experiment, protocol
 from segtutor.benchmark.speed import paired_ratio, rival, step_seconds
 from segtutor.layers import resize
 from segtutor.models.segnet import PRESETS, SegNet
@@ -216,18 +216,7 @@ def cells(seed, quick, log):
 )
 def vnc(seed, quick, log):
     """Borders of SegNet and its rivals on real tissue."""
-    from torch.utils.data import Subset
-
-    from segtutor.data import DrosophilaVNC, available
-    from segtutor.data.transforms import eval_transform
-
-    if not available("DrosophilaVNC"):
-        raise BenchmarkError("SEG-2/vnc needs DrosophilaVNC: set SEGTUTOR_DATA to the folder that holds vnc/")
-    prepare = eval_transform(DrosophilaVNC("train").spec)
-    train, test = (DrosophilaVNC(split, tile=128, transform=prepare) for split in ("train", "test"))
-    if quick:
-        spec, test = test.spec, Subset(test, range(8))
-        test.spec = spec
+    train, test = protocol.tissue(quick)
     return _compare(("segnet", "concatenated", "unet"), train, test, 5 if quick else 300, seed, log)
 
 
