@@ -66,6 +66,62 @@ def bilinear_kernel(size: int) -> Tensor:
     return tent[:, None] * tent[None, :]
 
 
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762, Section 3.2.1), by PyTorch's fused kernel.
+
+    Args:
+        query: (..., N, d).
+        key: (..., M, d).
+        value: (..., M, e).
+        bias: added to the scores, broadcastable to (..., N, M); minus infinity forbids a pair.
+
+    Returns:
+        Tensor (..., N, e): for each query, the values averaged by how well their keys match it.
+    """
+    # The fused kernel never writes the N x M weights down; `softmax_attention` is what it computes.
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The same as `attention`, in the open: returns its result (..., N, e) and the weights (..., N, M) as well."""
+    scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5  # (..., N, M)
+    # Without the root the scores of d random products have variance d, and softmax of such numbers is one-hot.
+    weights = (scores if bias is None else scores + bias).softmax(dim=-1)  # (..., N, M), rows sum to 1
+    return weights @ value, weights
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, a residual branch is skipped for some images (Huang et al. 2016, 1603.09382).
+
+    Args:
+        rate: probability with which an image's branch is dropped; the others are scaled by 1 / (1 - rate).
+    """
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, ...) of the same shape; some images are all zero in training."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.rate
+        return x * kept.to(x.dtype) / (1 - self.rate)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"rate={self.rate}"
+
+
+def init_transformer(module: nn.Module) -> None:
+    """Start each linear layer from a truncated normal of deviation 0.02 with zero bias, as ViT, Swin and MiT do."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def check_num_classes(num_classes: int) -> None:
     """Raise ValueError unless there is at least one class to score."""
     if num_classes < 1:

@@ -98,7 +98,9 @@ def test_chapter_shows_no_unexpected_error_or_warning(report, page):
 def test_colab_button_opens_this_notebook(report, page):
     repository = serve.repository().removeprefix("https://github.com/")
     notebook = page.replace(".html", ".ipynb")
-    assert report["pages"][page]["colab"] == f"https://colab.research.google.com/github/{repository}/blob/main/{notebook}"
+    assert (
+        report["pages"][page]["colab"] == f"https://colab.research.google.com/github/{repository}/blob/main/{notebook}"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)

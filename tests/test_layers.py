@@ -6,7 +6,18 @@ import torch.nn.functional as F
 from contract import images, perturb_norms
 from torch import nn
 
-from segtutor.layers import BatchNorm2d, bilinear_kernel, check_images, check_num_classes, conv_norm_relu, resize
+from segtutor.layers import (
+    BatchNorm2d,
+    DropPath,
+    attention,
+    bilinear_kernel,
+    check_images,
+    check_num_classes,
+    conv_norm_relu,
+    init_transformer,
+    resize,
+    softmax_attention,
+)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 1, 1), (1, 4, 1, 2), (1, 4, 5, 3)], ids=str)
@@ -83,3 +94,43 @@ def test_checks_say_what_to_do():
         check_images(torch.zeros(1, 1, 32, 32), 3)
     with pytest.raises(ValueError, match="class count"):
         check_num_classes(0)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_attention_is_the_softmax_in_the_open(with_bias):
+    query, key, value = (images(2, 3, n, 8, seed=n, dtype=torch.float64) for n in (5, 7, 7))
+    value = value[..., :4]
+    bias = images(2, 1, 5, 7, dtype=torch.float64) if with_bias else None
+    if with_bias:
+        bias[..., 2] = -torch.inf
+    together, weights = softmax_attention(query, key, value, bias)
+    torch.testing.assert_close(attention(query, key, value, bias), together, rtol=0, atol=1e-12)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 5, dtype=torch.float64))
+    assert not with_bias or not weights[..., 2].any(), "a forbidden pair has no weight"
+    # One query by hand: the exponentials of its scaled products, normalised.
+    scores = torch.tensor([query[1, 2, 4].dot(key[1, 2, j]).item() / 8**0.5 for j in range(7)], dtype=torch.float64)
+    if with_bias:
+        scores = scores + bias[1, 0, 4]
+    expected = (scores.exp() / scores.exp().sum()) @ value[1, 2]
+    torch.testing.assert_close(together[1, 2, 4], expected)
+
+
+def test_drop_path_drops_whole_images_and_keeps_the_mean():
+    drop, x = DropPath(0.25).train(), torch.ones(4000, 2, 3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        out = drop(x)
+    assert ((out == 0).all((1, 2)) | (out == 1 / 0.75).all((1, 2))).all()
+    assert abs((out == 0).all((1, 2)).float().mean() - 0.25) < 0.03
+    assert drop.eval()(x) is x and DropPath(0.0).train()(x) is x
+    assert drop.train()(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_transformers_start_small():
+    module = nn.Sequential(nn.Linear(200, 300), nn.Conv2d(3, 4, 1), nn.Linear(30, 30, bias=False))
+    convolution = module[1].weight.clone()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        init_transformer(module)
+    assert abs(module[0].weight.std() - 0.02) < 0.001 and not module[0].bias.any()
+    assert abs(module[2].weight.std() - 0.02) < 0.002 and module[1].weight.equal(convolution)
