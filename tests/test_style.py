@@ -30,7 +30,7 @@ ALLOWED = {
     "probe": {"papers"},
     "viz": {"papers"},
     "data": {"data", "papers"},
-    "factory": {"factory", "layers", "models", "papers"},
+    "factory": {"factory", "layers", "models", "papers", "weights"},
     "training": {"training", "losses", "metrics"},
     "predict": {"metrics", "viz"},
     "export": {"metrics", "viz"},

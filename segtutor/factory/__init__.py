@@ -7,14 +7,17 @@ from segtutor.factory.backbones import (
     list_backbones,
     register_backbone,
 )
-from segtutor.factory.config import ConfigError
-from segtutor.factory.create import create_model
+from segtutor.factory.config import ConfigError, ModelConfig
+from segtutor.factory.create import ModelInfo, SegmentationModel, create_model
 from segtutor.factory.heads import HeadOutput, create_head, list_heads, register_head
 
 __all__ = [
     "ConfigError",
     "Features",
     "HeadOutput",
+    "ModelConfig",
+    "ModelInfo",
+    "SegmentationModel",
     "create_backbone",
     "create_head",
     "create_model",

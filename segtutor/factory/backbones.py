@@ -1,23 +1,45 @@
 """Production backbones: timm networks that all return the same four maps.
 
-The one file of the factory that imports timm. Adding a backbone takes a dataclass of settings and a function:
+The one file of the factory that imports timm. Adding a backbone takes one function or class:
 
-    @register_backbone("mynet", MyNetConfig)
-    def mynet(config, in_channels): return TimmBackbone("mynet", config, in_channels)
+    @register_backbone("mynet")
+    def mynet(in_channels, *, depth: Literal[18, 34] = 18): return TimmBackbone("mynet", in_channels)
+
+Its keyword-only arguments are the keys of the configuration's section ``backbone``.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from segtutor.factory.config import ConfigError, nearest, parse, section_of
+from segtutor.factory.config import ConfigError, parse, section_of, type_of
 from segtutor.layers import BatchNorm2d
 
-BACKBONES: dict[str, tuple[type, Callable[..., nn.Module]]] = {}
+STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered backbone type.
+
+    Attributes:
+        build: ``build(in_channels, **settings)``, a module with ``channels`` and ``strides`` whose forward returns
+            `Features`.
+        channels: ``channels(**settings)``, the channel counts of c1 .. c4, or None to ask a built module.
+        names: short names, each with the settings that it stands for.
+    """
+
+    build: Callable[..., nn.Module]
+    channels: Callable[..., tuple[int, ...]] | None
+    names: Mapping[str, Mapping[str, Any]]
+
+
+BACKBONES: dict[str, Entry] = {}
 
 
 @dataclass(frozen=True)
@@ -43,18 +65,28 @@ class Features:
         return self.c1, self.c2, self.c3, self.c4
 
 
-def register_backbone(name: str, config: type) -> Callable:
-    """Decorate a function ``(config, in_channels) -> module`` to make it a backbone type.
+def register_backbone(
+    name: str,
+    *,
+    channels: Callable[..., tuple[int, ...]] | None = None,
+    names: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Callable[[Callable], Callable]:
+    """Decorate a class or function ``(in_channels, *, settings...) -> module`` to make it a backbone type.
 
     Args:
         name: the ``type`` by which configurations ask for it.
-        config: a frozen dataclass with the settings that it accepts; ``type`` and ``pretrained`` among them.
+        channels: tells the channel counts of c1 .. c4 from the settings, so that nothing need be built to know them.
+        names: short names such as "resnet50", each with the settings that it stands for; by default the name itself.
+
+    Raises:
+        ConfigError: the name or a short name is taken.
     """
 
     def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        if name in BACKBONES:
-            raise ConfigError(f"backbone.type: '{name}' is already registered; choose another name.")
-        BACKBONES[name] = (config, build)
+        short = {name: {}} if names is None else names
+        for taken in {name} & BACKBONES.keys() | short.keys() & list_backbone_names().keys():
+            raise ConfigError(f"backbone.type: '{taken}' is already registered; choose another name.")
+        BACKBONES[name] = Entry(build, channels, short)
         return build
 
     return register
@@ -65,13 +97,39 @@ def list_backbones() -> list[str]:
     return sorted(BACKBONES)
 
 
-def parse_backbone(config) -> object:
-    """Validate the backbone section (or a whole configuration) into its dataclass of settings."""
+def list_backbone_names() -> dict[str, dict[str, Any]]:
+    """The short names, such as "resnet50", each with the section ``backbone`` that it stands for."""
+    return {
+        short: {"type": name, **settings}
+        for name, entry in BACKBONES.items()
+        for short, settings in entry.names.items()
+    }
+
+
+def parse_backbone(config) -> dict[str, Any]:
+    """Check the backbone section (or a whole configuration's): ``type`` and its settings, defaults filled in."""
     section = section_of(config, "backbone")
-    name = section.get("type") if isinstance(section, Mapping) else section
-    if not isinstance(name, str) or name not in BACKBONES:
-        raise ConfigError(f"backbone.type: {name!r} is unknown; {nearest(name, list_backbones())}")
-    return parse(BACKBONES[name][0], section, "backbone")
+    short = section.get("type") if isinstance(section, Mapping) and len(section) == 1 else None
+    if isinstance(short, str) and short not in BACKBONES:
+        section = list_backbone_names().get(short, section)
+    name = type_of(section, "backbone", BACKBONES)
+    return {"type": name, **parse(BACKBONES[name].build, section, "backbone", known=("type",))}
+
+
+def build_backbone(settings: Mapping[str, Any], in_channels: int) -> nn.Module:
+    """Build a backbone from checked settings."""
+    options = {key: value for key, value in settings.items() if key != "type"}
+    return BACKBONES[settings["type"]].build(in_channels, **options)
+
+
+def backbone_strides(config) -> tuple[int, ...]:
+    """The output strides of c1 .. c4 that a whole configuration asks for; without a backbone in it, 4 to 32."""
+    if dataclasses.is_dataclass(config):
+        config = dataclasses.asdict(config)
+    if not isinstance(config, Mapping) or "backbone" not in config:
+        return STRIDES
+    settings = parse_backbone(config)
+    return tuple(min(stride, settings.get("output_stride", 32)) for stride in STRIDES)
 
 
 def create_backbone(config, in_channels: int | None = None) -> nn.Module:
@@ -88,9 +146,8 @@ def create_backbone(config, in_channels: int | None = None) -> nn.Module:
         ConfigError: an unknown or impossible setting, with its key path.
     """
     if in_channels is None:
-        in_channels = config.get("in_channels", 3) if isinstance(config, Mapping) else 3
-    settings = parse_backbone(config)
-    return BACKBONES[settings.type][1](settings, in_channels)
+        in_channels = config.get("in_channels", 3) if isinstance(config, Mapping) else getattr(config, "in_channels", 3)
+    return build_backbone(parse_backbone(config), in_channels)
 
 
 def get_backbone_channels(config) -> list[int]:
@@ -100,10 +157,14 @@ def get_backbone_channels(config) -> list[int]:
         ConfigError: an unknown or impossible setting, with its key path.
     """
     settings = parse_backbone(config)
-    if settings.pretrained:
-        config = {**vars(settings), "pretrained": False}
+    known = BACKBONES[settings["type"]].channels
+    options = {key: value for key, value in settings.items() if key != "type"}
+    if known is not None:
+        return list(known(**options))
     with torch.device("meta"):  # shapes without storage
-        return list(create_backbone(config).channels)
+        return list(
+            build_backbone({**settings, **({"pretrained": False} if "pretrained" in settings else {})}, 3).channels
+        )
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
@@ -139,8 +200,9 @@ class TimmBackbone(nn.Module):
 
     Args:
         name: timm's name of the network.
-        config: settings with ``pretrained`` (False, True or the path of a file) and ``output_stride``.
         in_channels: channels of the images.
+        pretrained: False, True (timm's default weights, downloaded once) or the path of a weights file.
+        output_stride: 32, or 16 or 8 to dilate instead of striding.
         options: passed on to timm.
 
     Attributes:
@@ -148,20 +210,22 @@ class TimmBackbone(nn.Module):
         strides: output strides of c1 .. c4.
     """
 
-    def __init__(self, name: str, config, in_channels: int, **options):
+    def __init__(
+        self, name: str, in_channels: int, *, pretrained: bool | str = False, output_stride: int = 32, **options
+    ):
         super().__init__()
         import timm  # costs seconds to import, so only when a backbone is built
 
-        weights = {"pretrained": config.pretrained is True}
-        if isinstance(config.pretrained, str):
-            tensors = read_weights(config.pretrained)
-            check_names(tensors, name, config.pretrained)
+        weights = {"pretrained": pretrained is True}
+        if isinstance(pretrained, str):
+            tensors = read_weights(pretrained)
+            check_names(tensors, name, pretrained)
             weights = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": tensors}}
-        network = {"out_indices": (1, 2, 3, 4), "output_stride": config.output_stride, "in_chans": in_channels}
+        network = {"out_indices": (1, 2, 3, 4), "output_stride": output_stride, "in_chans": in_channels}
         try:
             self.network = timm.create_model(name, features_only=True, **network, **weights, **options)
         except Exception as error:
-            if config.pretrained is False:
+            if pretrained is False:
                 raise
             raise ConfigError(
                 f"backbone.pretrained: the weights of {name} could not be fetched or do not fit ({error}): connect to "
@@ -175,24 +239,22 @@ class TimmBackbone(nn.Module):
         return Features(*self.network(images), channels=self.channels, strides=self.strides)
 
 
-@dataclass(frozen=True)
-class ResNetConfig:
-    """Settings of ``type: resnet`` (He et al. 2016): timm's resnet18 .. resnet152.
-
-    Attributes:
-        type: "resnet".
-        depth: 18, 34, 50, 101 or 152.
-        pretrained: False, True (timm's default ImageNet weights, downloaded once), or the path of a weights file.
-        output_stride: 32, or 16 or 8 to dilate instead of striding.
-    """
-
-    type: str = "resnet"
-    depth: Literal[18, 34, 50, 101, 152] = 50
-    pretrained: bool | str = False
-    output_stride: Literal[32, 16, 8] = 32
+def _resnet_channels(depth: int, **_) -> tuple[int, ...]:
+    return (64, 128, 256, 512) if depth < 50 else (256, 512, 1024, 2048)
 
 
-@register_backbone("resnet", ResNetConfig)
-def resnet(config: ResNetConfig, in_channels: int) -> TimmBackbone:
-    """ResNet-18 to ResNet-152, with the batch normalisation that also trains on one 1x1 map."""
-    return TimmBackbone(f"resnet{config.depth}", config, in_channels, norm_layer=BatchNorm2d)
+@register_backbone(
+    "resnet",
+    channels=_resnet_channels,
+    names={f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101, 152)},
+)
+def resnet(
+    in_channels: int,
+    *,
+    depth: Literal[18, 34, 50, 101, 152] = 50,
+    pretrained: bool | str = False,
+    output_stride: Literal[32, 16, 8] = 32,
+) -> TimmBackbone:
+    """ResNet-18 to ResNet-152 (He et al. 2016), with the batch normalisation that also trains on one 1x1 map."""
+    weights = {"pretrained": pretrained, "output_stride": output_stride}
+    return TimmBackbone(f"resnet{depth}", in_channels, **weights, norm_layer=BatchNorm2d)

@@ -1,28 +1,93 @@
-"""A model from a configuration: backbone, head, and logits at the size of the images."""
+"""A model from a configuration: backbone, head, logits at the size of the images; saved and loaded as one folder."""
 
-import re
+import contextlib
+import dataclasses
+import json
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from segtutor.factory.backbones import BACKBONES, Features, parse_backbone
-from segtutor.factory.config import ConfigError, ModelConfig, parse
-from segtutor.factory.heads import HEADS, HeadOutput, parse_head
+import segtutor
+from segtutor.factory.backbones import (
+    Features,
+    build_backbone,
+    list_backbone_names,
+    list_backbones,
+    parse_backbone,
+)
+from segtutor.factory.config import ConfigError, ModelConfig, nearest, parse, read_config, shipped_configs
+from segtutor.factory.heads import HEADS, HeadOutput, build_head, parse_head
 from segtutor.layers import check_images, resize
+
+_FILES = ("config.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a trained model must say about its images and its labels, so that anyone can use it.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        palette: one RGB colour in 0-255 per class; () where nobody chose any.
+        ignore_index: the label of void pixels.
+        mean: of each channel of images in [0, 1]; the model's images are (image - mean) / std.
+        std: of each channel.
+        input_size: (height, width) of the images that it was trained on; None: unknown.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, ...], ...] = ()
+    ignore_index: int = 255
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    input_size: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, spec: Any, input_size: tuple[int, int] | None = None) -> "ModelInfo":
+        """What a data set's spec knows."""
+        palette = tuple(tuple(color) for color in spec.palette)
+        size = None if input_size is None else tuple(input_size)
+        return cls(tuple(spec.classes), palette, spec.ignore_index, tuple(spec.mean), tuple(spec.std), size)
+
+    @classmethod
+    def unknown(cls, num_classes: int, in_channels: int) -> "ModelInfo":
+        """Names and statistics to go on with where there is no data set: ImageNet's for colour images."""
+        names = tuple(f"class {i}" for i in range(num_classes))
+        if in_channels == 3:
+            return cls(names)
+        return cls(names, mean=(0.5,) * in_channels, std=(0.5,) * in_channels)
 
 
 class SegmentationModel(nn.Module):
     """A backbone and a head: images (B, C, H, W), sides of 32 pixels or more, to logits (B, num_classes, H, W).
 
     Args:
-        backbone: a module that returns `Features`.
-        head: a module that turns them into a `HeadOutput`.
-        in_channels: channels of the images.
+        config: the checked configuration that it is built from.
+        info: what it knows of images and labels.
+
+    Attributes:
+        config, info: as given; ``save_pretrained`` writes them beside the weights.
+        backbone: images to `Features`.
+        head: `Features` to `HeadOutput`.
+        auxiliary: None, or the plain head on c3.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, in_channels: int = 3):
+    def __init__(self, config: ModelConfig, info: ModelInfo | None = None):
         super().__init__()
-        self.backbone, self.head, self.in_channels = backbone, head, in_channels
+        self.config = config
+        self.info = ModelInfo.unknown(config.num_classes, config.in_channels) if info is None else info
+        self.in_channels = config.in_channels
+        self.backbone = build_backbone(config.backbone, config.in_channels)
+        channels, strides = self.backbone.channels, self.backbone.strides
+        self.head = build_head(config.head, channels, strides, config.num_classes)
+        # The plain head reads a backbone's last map; shown c3 in its place, it is the auxiliary head of PSPNet's paper.
+        fcn = HEADS["fcn"]
+        self.auxiliary = fcn((channels[2],) * 4, strides, config.num_classes) if config.auxiliary else None
 
     def forward_head(self, images: Tensor) -> tuple[Features, HeadOutput]:
         """Everything before the final resize: the four maps, and logits and embedding at the head's stride."""
@@ -35,37 +100,178 @@ class SegmentationModel(nn.Module):
         _, output = self.forward_head(images)
         return resize(output.logits, images.shape[2:])  # (B, num_classes, H, W)
 
+    def forward_with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images (B, C, H, W) to logits and auxiliary logits, (B, num_classes, H, W) each, for training.
 
-def parse_config(config: Mapping | str, **settings) -> ModelConfig:
-    """Validate a configuration into frozen settings; see `create_model` for its two forms."""
-    if isinstance(config, str):
+        Raises:
+            ValueError: the model has no auxiliary head.
+        """
+        if self.auxiliary is None:
+            raise ValueError("This model has no auxiliary head: set auxiliary: true, or call model(images).")
+        features, output = self.forward_head(images)
+        coarse = self.auxiliary(dataclasses.replace(features, c4=features.c3)).logits  # (B, num_classes, H/16, W/16)
+        logits, auxiliary_logits = (resize(map_, images.shape[2:]) for map_ in (output.logits, coarse))
+        return logits, auxiliary_logits  # (B, num_classes, H, W) twice
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        """Write ``model.safetensors`` and ``config.json`` into a folder, each complete or not at all.
+
+        Args:
+            folder: made where it is missing.
+
+        Returns:
+            The folder.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "segtutor": segtutor.__version__,
+            "config": self.config.to_dict(),
+            "info": dataclasses.asdict(self.info),
+        }
+        config, weights = (folder / name for name in _FILES)
+        with _whole(weights) as path:
+            save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, path)
+        with _whole(config) as path:
+            path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, name: Path | str, *, device: str | None = None) -> "SegmentationModel":
+        """Rebuild a saved model from its folder, or from a repository of the Hugging Face hub.
+
+        Args:
+            name: the folder, or the repository as "owner/name".
+            device: where the model is put; None leaves it on the CPU.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            ConfigError: the folder is missing or holds no saved model, or the hub could not be reached.
+        """
+        folder = Path(name) if Path(name).is_dir() else _from_hub(str(name))
+        facts, tensors = _read_saved(folder)
+        plain = {**facts["config"], "seed": None, "device": None}
+        if "pretrained" in plain["backbone"]:  # its weights are in the folder
+            plain["backbone"] = {**plain["backbone"], "pretrained": False}
+        model = create_model(plain)
+        model.config = dataclasses.replace(model.config, **_kept(facts["config"]))
+        model.info = ModelInfo(**{key: _tuples(value) for key, value in facts["info"].items()})
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ConfigError(f"{folder}: the weights are not of the model in its {_FILES[0]}: {error}") from None
+        return model.eval() if device is None else model.eval().to(device)
+
+    def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the saved model to the Hugging Face hub.
+
+        Args:
+            name: the repository as "owner/name"; made where it is missing.
+            private: make it visible to its owner alone.
+            token: of the hub; None takes the one of ``hf auth login``.
+
+        Returns:
+            The address of the commit.
+        """
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        hub = HfApi(token=token)
+        repository = hub.create_repo(name, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Save the model"))
+
+
+@contextlib.contextmanager
+def _whole(path: Path):
+    """A path beside ``path`` to write to, moved onto it at the end: a reader never meets half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    except Exception as error:  # offline, no such repository, no such name: each has a type of its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{name} is no folder, and could not be fetched from the hub ({reason}).") from None
+
+
+def _read_saved(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config, weights = (folder / name for name in _FILES)
+    for path in (config, weights):
+        if not path.is_file():
+            raise ConfigError(f"{folder} holds no saved model: {path.name} is missing.")
+    try:
+        facts, tensors = json.loads(config.read_text(encoding="utf-8")), load_file(weights)
+        if not all(isinstance(facts[key], dict) for key in ("config", "info")):
+            raise KeyError("config and info")
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ConfigError(f"{folder} holds no readable model ({error}): save it again, or fetch it again.") from None
+    return facts, tensors
+
+
+def _kept(config: Mapping) -> dict:
+    """Settings of a saved configuration that say where its weights came from, not what to build."""
+    return {"backbone": _tuples_in(config["backbone"]), "seed": config.get("seed")}
+
+
+def _tuples_in(section: Mapping) -> dict:
+    return {key: _tuples(value) for key, value in section.items()}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
+
+
+def parse_config(config: Any, **settings) -> ModelConfig:
+    """Check a configuration and fill in its defaults; see `create_model` for its forms."""
+    if isinstance(config, str) and not config.endswith((".yaml", ".yml")) and config not in shipped_configs():
         config = _expand(config)
-    if not isinstance(config, Mapping):
-        raise ConfigError(f"config: expected a mapping or a string such as 'resnet18-fcn', found {config!r}.")
-    model = parse(ModelConfig, {**config, **settings}, "")
-    return ModelConfig(
-        parse_backbone({"backbone": model.backbone}),
-        parse_head({"head": model.head}),
-        model.num_classes,
-        model.in_channels,
-    )
+    config = read_config(config)
+    config = {**config.get("model", config), **settings} if isinstance(config.get("model", {}), Mapping) else config
+    for name, check in (("backbone", parse_backbone), ("head", parse_head)):
+        if name in config:
+            config = {**config, name: check({name: config[name]})}
+    return ModelConfig(**parse(ModelConfig, config, ""))
 
 
 def _expand(name: str) -> dict:
-    """Read "resnet18-fcn" as backbone type, depth and head type."""
+    """Read "resnet18-fcn" as the short name of a backbone and a head."""
     backbone, dash, head = name.rpartition("-")
-    match = re.fullmatch(r"([a-z_]+?)(\d*)", backbone)
-    if not dash or not match:
-        raise ConfigError(f"config: '{name}' is not of the form 'backbone-head', for example 'resnet18-fcn'.")
-    depth = {"depth": int(match[2])} if match[2] else {}
-    return {"backbone": {"type": match[1], **depth}, "head": {"type": head}}
+    names = {**{name: {"type": name} for name in list_backbones()}, **list_backbone_names()}
+    if not dash or not backbone or not head:
+        raise ConfigError(
+            f"config: '{name}' is not of the form 'backbone-head', such as 'resnet18-fcn', and no shipped "
+            f"configuration; {nearest(name, [*shipped_configs(), *names])}"
+        )
+    if backbone not in names:
+        raise ConfigError(f"config: '{backbone}' in '{name}' is no backbone; {nearest(backbone, names)}")
+    return {"backbone": names[backbone], "head": {"type": head}}
 
 
-def create_model(config: Mapping | str, **settings) -> SegmentationModel:
+def create_model(config: Any, *, info: ModelInfo | None = None, **settings) -> SegmentationModel:
     """Build a segmentation model.
 
     Args:
-        config: a mapping (what a YAML file holds), or a short name such as "resnet18-fcn".
+        config: a mapping or dataclass, the path of a YAML file, the name of a shipped configuration, or a backbone and
+            a head such as "resnet18-fcn". A section ``model`` in it is taken in its place.
+        info: what the model is to know of its images and labels; see `ModelInfo.of`.
         settings: top-level keys that replace the configuration's, such as ``num_classes=11``.
 
     Returns:
@@ -82,7 +288,30 @@ def create_model(config: Mapping | str, **settings) -> SegmentationModel:
         ... })
         >>> model = create_model("resnet18-fcn", num_classes=11)
     """
-    model = parse_config(config, **settings)
-    backbone = BACKBONES[model.backbone.type][1](model.backbone, model.in_channels)
-    head = HEADS[model.head.type][1](model.head, backbone.channels, model.num_classes)
-    return SegmentationModel(backbone, head, model.in_channels)
+    checked = parse_config(config, **settings)
+    if info is not None and len(info.classes) != checked.num_classes:
+        raise ConfigError(f"num_classes: {checked.num_classes}, but info names {len(info.classes)} classes.")
+    with _seeded(checked.seed):
+        model = SegmentationModel(checked, info)
+    return model if checked.device is None else model.to(_device(checked.device))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device: '{name}' cannot be used here ({reason}); leave it out for the CPU.") from None
+    return device
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None):
+    """The same weights for the same seed, and the caller's random numbers as if nothing had happened."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

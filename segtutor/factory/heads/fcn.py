@@ -2,47 +2,41 @@
 
 After the head that torchvision and others put on a dilated ResNet under the name FCN. It is not the network of Long et
 al. 2015 (`segtutor.models.fcn`): no skips, no learned upsampling.
-"""
 
-from dataclasses import dataclass
+**When to use it.** As the baseline that a better head must beat, as the auxiliary head, and on a backbone dilated to
+stride 8, where c4 is fine enough by itself.
+"""
 
 from torch import nn
 
 from segtutor.factory.backbones import Features
+from segtutor.factory.config import Count, Share
 from segtutor.factory.heads import HeadOutput, register_head
 from segtutor.layers import conv_norm_relu
 
 
-@dataclass(frozen=True)
-class FCNHeadConfig:
-    """Settings of ``type: fcn``.
-
-    Attributes:
-        type: "fcn".
-        proj_dim: channels of the embedding; by default a quarter of c4's.
-        dropout: share of the embedding's activations dropped in training.
-    """
-
-    type: str = "fcn"
-    proj_dim: int | None = None
-    dropout: float = 0.1
-
-
-@register_head("fcn", FCNHeadConfig)
+@register_head("fcn")
 class FCNHead(nn.Module):
     """3x3 convolution, batch normalisation, ReLU, dropout, 1x1 classifier, all on c4.
 
+    Args:
+        channels, strides: of c1 .. c4.
+        num_classes: classes to score.
+        proj_dim: channels of the embedding; None: a quarter of c4's.
+        dropout: share of the embedding's activations dropped in training.
+
     Attributes:
         in_strides: nominal strides of the maps that it reads.
+        out_stride: nominal stride of its logits.
     """
 
-    in_strides = (32,)
+    in_strides, out_stride = (32,), 32
 
-    def __init__(self, config: FCNHeadConfig, channels: tuple[int, ...], num_classes: int):
+    def __init__(self, channels, strides, num_classes, *, proj_dim: Count | None = None, dropout: Share = 0.1):
         super().__init__()
-        proj_dim = channels[3] // 4 if config.proj_dim is None else config.proj_dim
+        proj_dim = max(1, channels[3] // 4) if proj_dim is None else proj_dim
         self.project = conv_norm_relu(channels[3], proj_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(proj_dim, num_classes, 1)
 
     def forward(self, features: Features) -> HeadOutput:
