@@ -198,6 +198,50 @@ def _decimated(tensor: Tensor, wanted: torch.Size, side: int) -> Tensor:
     return tensor
 
 
+# Names of transformers, of both its generations (encoder.block.0.1 before release 5, stages.0.blocks.1 since), as
+# regular expressions in the order in which they apply.
+_MIT = (
+    (r"^segformer\.", ""),
+    (r"^encoder\.block\.(\d)\.", r"stages.\1.blocks."),
+    (r"^encoder\.patch_embeddings\.(\d)\.", r"stages.\1.patch_embeddings."),
+    (r"^encoder\.layer_norm\.(\d)\.", r"stages.\1.norm."),
+    (r"^(stages\.\d)\.layer_norm\.", r"\1.norm."),
+    (r"\.patch_embeddings\.proj\.", ".embed."),
+    (r"\.patch_embeddings\.layer_norm\.", ".embed_norm."),
+    (r"\.(layer_norm_1|layernorm_before)\.", ".norm1."),
+    (r"\.(layer_norm_2|layernorm_after)\.", ".norm2."),
+    (r"\.attention\.(self\.query|q_proj)\.", ".attention.query."),
+    (r"\.attention\.(self\.key|k_proj)\.", ".attention.key."),
+    (r"\.attention\.(self\.value|v_proj)\.", ".attention.value."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attention.out."),
+    (r"\.attention\.(self\.sr|sequence_reduction\.sequence_reduction)\.", ".attention.reduce."),
+    (r"\.attention\.(self|sequence_reduction)\.layer_norm\.", ".attention.reduce_norm."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".mlp.depthwise."),
+    (r"\.mlp\.dense([12])\.", r".mlp.fc\1."),
+)
+_MLP_DECODER = (
+    (r"^(linear_c|linear_projections)\.(\d)\.proj\.", r"decoder.project.\2."),
+    (r"^linear_fuse\.", "decoder.fuse."),
+    (r"^batch_norm\.", "decoder.norm."),
+)
+
+
+def _substituted(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _segformer_map(*, trunk: str = "", decoder: bool = False, **options) -> KeyMap:
+    def rename(name: str) -> str | None:
+        if name.startswith("decode_head."):
+            return _substituted(name[len("decode_head.") :], _MLP_DECODER) if decoder else None
+        # The classifier of an image, which mit-b0 and its kin were pretrained with.
+        return None if name.startswith("classifier.") else trunk + _substituted(name, _MIT)
+
+    return KeyMap(rename, **options)
+
+
 _FCN = {
     "trunk": "trunk.",
     "classifier": {"classifier.0": "fc6", "classifier.3": "fc7"},
@@ -223,6 +267,10 @@ MAPS: dict[tuple[str, str], KeyMap] = {
     ("torchvision resnet", "DeepLabV3Plus"): _resnet_map(trunk="trunk.", fresh=r"(aspp|decoder|classifier)\."),
     ("torchvision deeplabv3", "DeepLabV3"): _torchvision_deeplab_map(),
     ("smp deeplabv3plus", "DeepLabV3Plus"): _smp_deeplab_map(),
+    ("transformers mit", "MixTransformer"): _segformer_map(),
+    ("transformers mit", "SegFormer"): _segformer_map(trunk="trunk.", fresh=r"(decoder|classifier)\."),
+    ("transformers segformer", "MixTransformer"): _segformer_map(),
+    ("transformers segformer", "SegFormer"): _segformer_map(trunk="trunk.", decoder=True),
 }
 
 
@@ -237,6 +285,9 @@ def _kind(names: Mapping[str, Tensor]) -> str:
         return "torchvision deeplabv3"
     if "decoder.aspp.0.convs.0.0.weight" in names and "decoder.block1.0.weight" in names:
         return "smp deeplabv3plus"
+    patches = r"(segformer\.)?(stages\.0\.patch_embeddings|encoder\.patch_embeddings\.0)\.proj\.weight"
+    if any(re.fullmatch(patches, name) for name in names):
+        return "transformers segformer" if "decode_head.linear_fuse.weight" in names else "transformers mit"
     return "unknown"
 
 
@@ -378,10 +429,43 @@ def _fetch(model: nn.Module, published: str, progress: bool) -> dict[str, Tensor
     return tensors
 
 
+# What a repository of the hub, or its local copy, keeps its weights in: the first that is there is read.
+_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@cache
+def _say_nvidia_licence(weights: str) -> None:
+    print(f"{weights}: NVIDIA's weights are for non-commercial use only (NVIDIA Source Code License for SegFormer).")
+
+
+def _fetch_from_hub(repository: str) -> dict[str, Tensor]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for name in _FILES:
+        try:
+            return _read(hf_hub_download(repository, name))
+        except WeightsError:
+            raise
+        except Exception as error:  # no network, no such repository, a full disk: each has its own error
+            absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+            if not absent or name == _FILES[-1]:
+                reason = str(error).partition("\n")[0]
+                raise WeightsError(
+                    f"{name} of {repository} could not be fetched from the Hugging Face hub ({reason}): connect to the "
+                    "internet once, check the name, or pass path= to a local copy."
+                ) from error
+
+
 def _read(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
+    if path.is_dir():
+        path = next((path / name for name in _FILES if (path / name).is_file()), path)
     if not path.is_file():
-        raise WeightsError(f"{path} is not a file: pass the path of a .safetensors or .pth file of weights.")
+        raise WeightsError(
+            f"{path} is not a file: pass the path of a .safetensors, .pth or .bin file of weights, or of a folder with "
+            f"{' or '.join(_FILES)} in it."
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -404,11 +488,14 @@ def load_pretrained(
 
     Args:
         model: an FCN, a `UNet`, a `SegNet`, a `PSPNet`, a `DeepLabV1`, `DeepLabV2`, `DeepLabV3` or `DeepLabV3Plus`,
-            a `VGG16` or a `ResNet` of the paper's widths.
+            a `VGG16` or a `ResNet` of the paper's widths; a `SegFormer` or a `MixTransformer`.
         name: "imagenet": torchvision's classification weights for the model's trunk; "coco": the whole of
-            torchvision's DeepLab v3, for ``DeepLabV3(21, **PRESETS["torchvision_resnet50"])`` or its "resnet101".
-        path: a local file instead (.safetensors, or .pth read with ``weights_only=True``): torchvision's weights,
-            or a state dict of the model itself.
+            torchvision's DeepLab v3, for ``DeepLabV3(21, **PRESETS["torchvision_resnet50"])`` or its "resnet101";
+            for a `SegFormer` or its trunk a repository of the Hugging Face hub, such as "nvidia/mit-b0" (the trunk,
+            from ImageNet) or "nvidia/segformer-b0-finetuned-ade-512-512" (all of it, 150 classes). NVIDIA's
+            licence allows non-commercial use only, and one printed line says so.
+        path: a local file instead (.safetensors, or .pth and .bin read with ``weights_only=True``), or a folder
+            copied from the hub: the weights of the reference library, or a state dict of the model itself.
         progress: show the download's progress.
 
     Returns:
@@ -418,10 +505,18 @@ def load_pretrained(
         ValueError: an unknown name, or weights that do not fit the model.
         WeightsError: the file could not be fetched or read.
     """
-    if path is None and name not in _PUBLISHED:
+    if path is not None:
+        tensors = _read(path)
+    elif name in _PUBLISHED:
+        tensors = _fetch(model, name, progress)
+    elif name.count("/") == 1:
+        tensors = _fetch_from_hub(name)
+    else:
         known = " or ".join(f'"{published}"' for published in _PUBLISHED)
-        raise ValueError(f'There are no weights named "{name}"; choose {known}, or pass path= to a file.')
-    tensors = _fetch(model, name, progress) if path is None else _read(path)
+        raise ValueError(
+            f'There are no weights named "{name}"; choose {known}, or "owner/repository" of the hub, or pass path= to '
+            "a file."
+        )
     own = model.state_dict()
     if tensors.keys() == own.keys():
         mismatch = [key for key in own if own[key].shape != tensors[key].shape]
@@ -429,4 +524,7 @@ def load_pretrained(
             raise ValueError(f"{_some(mismatch)} differ in shape: build the model as the one that was saved.")
         model.load_state_dict(tensors)
         return Report(tuple((key, key) for key in own), (), ())
-    return transplant(tensors, model)
+    report = transplant(tensors, model)
+    if _kind(tensors).startswith("transformers"):
+        _say_nvidia_licence(name if path is None else Path(path).name)
+    return report

@@ -16,6 +16,8 @@ _FILES = {
     "DeepLabV2": "deeplab_v2",
     "DeepLabV3": "deeplab_v3",
     "DeepLabV3Plus": "deeplab_v3plus",
+    "MixTransformer": "segformer",
+    "SegFormer": "segformer",
 }
 
 __all__ = list(_FILES)

@@ -1,0 +1,420 @@
+"""SegFormer: transformers' numbers with the same weights, the paper's counts, and files in the hub's format."""
+
+import copy
+from functools import partial
+
+import huggingface_hub
+import pytest
+import torch
+import torch.nn.functional as F
+from contract import ModelContract, images, perturb_norms, seeded
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from segtutor import probe, weights
+from segtutor.layers import DropPath, softmax_attention
+from segtutor.models.pspnet import PSPNet
+from segtutor.models.segformer import PRESETS, TRUNKS, EfficientAttention, MixTransformer, MLPDecoder, SegFormer
+from segtutor.papers import PAPERS
+from segtutor.weights import WeightsError, load_pretrained, transplant
+
+# Every number differs from its neighbours, so that a stage that reads another's setting shows.
+NARROW = {"channels": (4, 6, 10, 16), "depths": (1, 2, 3, 1), "heads": (1, 3, 5, 4)}
+
+
+class TestSegFormer(ModelContract):
+    models = {"tiny": partial(SegFormer, **PRESETS["tiny"])}
+
+
+def paper_order(*args, **options):
+    model = SegFormer(*args, **PRESETS["tiny"], **options)
+    model.decoder.paper_order = True
+    return model
+
+
+class TestPaperOrder(ModelContract):
+    models = {"paper order": paper_order}
+
+
+# ---------------------------------------------------------------------------------------------------- the paper's model
+def test_parameter_counts_are_the_papers():
+    facts = {name: fact.value for name, fact in PAPERS["segformer"].facts.items()}
+    for place, name in enumerate(("b0", "b1", "b2", "b3", "b4", "b5")):
+        with torch.device("meta"):
+            model, trunk = SegFormer(150, **PRESETS[name]), MixTransformer(**TRUNKS[name])
+        assert probe.count_parameters(model) == facts["parameters_150_classes"][place]
+        assert probe.count_parameters(trunk) == facts["parameters_trunk"][place]
+        assert round(probe.count_parameters(model) / 1e6, 1) == pytest.approx(
+            facts["parameters_published"][place], abs=0.11
+        )
+    assert model.trunk.channels == trunk.channels == (64, 128, 320, 512)
+
+
+def test_operations_are_the_papers_in_the_papers_order():
+    facts = {name: fact.value for name, fact in PAPERS["segformer"].facts.items()}
+    with torch.device("meta"):
+        model = SegFormer(150)
+    fused_first = probe.count_flops(model, (512, 512)) / 2e9
+    model.decoder.paper_order = True
+    published = probe.count_flops(model, (512, 512)) / 2e9
+    assert published == pytest.approx(facts["gmac_512_b0"], abs=0.005)
+    decoder = sum(side**2 * c * 256 for side, c in zip((128, 64, 32, 16), (32, 64, 160, 256), strict=True))
+    composed = 256 * 256 * (32 + 64 + 160 + 256)  # the counter leaves out the product with the biases
+    assert published - fused_first == pytest.approx((128**2 * 1024 * 256 - composed) / 1e9, rel=1e-9)
+    classifier = 128**2 * 256 * 150
+    trunk = probe.count_flops(model.trunk, (512, 512)) / 2
+    assert fused_first * 1e9 == pytest.approx(trunk + decoder + composed + classifier, rel=1e-9)
+
+
+def test_the_default_is_b0():
+    with torch.device("meta"):
+        model, named = SegFormer(5), SegFormer(5, **PRESETS["b0"])
+        trunk = MixTransformer()
+    assert str(model) == str(named) and str(trunk) == str(named.trunk)
+    assert trunk.channels == (32, 64, 160, 256) and trunk.strides == (4, 8, 16, 32)
+    assert [block.attention.heads for stage in trunk.stages for block in stage.blocks] == [1, 1, 2, 2, 5, 5, 8, 8]
+
+
+def test_presets_build():
+    for name, preset in PRESETS.items():
+        with torch.device("meta"):
+            model, trunk = SegFormer(3, **preset), MixTransformer(**TRUNKS[name])
+        assert str(model.trunk) == str(trunk)
+
+
+def test_drop_path_grows_block_by_block():
+    trunk = MixTransformer(**NARROW, drop_path=0.3)
+    rates = [block.drop_path.rate for stage in trunk.stages for block in stage.blocks]
+    assert rates == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
+    assert all(layer.rate == 0 for layer in MixTransformer(**TRUNKS["tiny"]).modules() if isinstance(layer, DropPath))
+    block = seeded(MixTransformer, **NARROW, drop_path=1.0).stages[-1].blocks[-1]
+    x = images(2, 3, 4, 16)
+    assert block.train()(x).isnan().any() or block(x).equal(x), "a dropped branch adds nothing"
+    assert not block.eval()(x).equal(x)
+
+
+# ------------------------------------------------------------------------------------------------ transformers' numbers
+def reference(name="SegformerForSemanticSegmentation", **options):
+    """transformers' network, norms perturbed, with the eps of the authors' code."""
+    import transformers
+
+    torch.manual_seed(3)
+    model = getattr(transformers, name)(transformers.SegformerConfig(**options))
+    for place, layer in model.named_modules():
+        if isinstance(layer, nn.LayerNorm):
+            small = "patch_embeddings" in place or "sequence_reduction" in place or "self.layer_norm" in place
+            layer.eps = 1e-5 if small else 1e-6
+        if isinstance(layer, nn.Conv2d):  # theirs are too small for a mistake in them to show
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return perturb_norms(model).eval()
+
+
+def theirs(config, **options):
+    """The arguments of transformers for ours."""
+    names = {"channels": "hidden_sizes", "depths": "depths", "heads": "num_attention_heads"}
+    return {names[name]: list(value) for name, value in config.items()} | options
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    with torch.random.fork_rng():
+        return reference(**theirs(NARROW, num_labels=5, decoder_hidden_size=12))
+
+
+@pytest.mark.parametrize("in_paper_order", [True, False], ids=["paper order", "fused first"])
+@pytest.mark.parametrize("size", [(64, 64), (65, 97), (130, 33)], ids=str)
+@torch.no_grad()
+def test_logits_are_transformers(narrow, size, in_paper_order):
+    source, model = copy.deepcopy(narrow), SegFormer(5, proj_dim=12, **NARROW).eval()
+    report = transplant(source, model)
+    assert report.left == report.fresh == () and len(report.copied) == len(model.state_dict())
+    model.decoder.paper_order = in_paper_order
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        x = images(2, 3, *size, dtype=dtype)
+        expected = source.to(dtype)(x).logits
+        assert expected.std() > 0.1, "logits without variation compare nothing"
+        found = model.to(dtype).classifier(model.decoder(model.trunk(x)))
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+        enlarged = F.interpolate(expected, size=size, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(model(x), enlarged, rtol=0, atol=tolerance)
+
+
+@torch.no_grad()
+def test_b0_is_transformers():
+    source, model = reference(num_labels=150), SegFormer(150).eval()
+    transplant(source, model)
+    x = images(1, 3, 96, 65)
+    found, expected = model.classifier(model.decoder(model.trunk(x))), source(x).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_four_maps_are_transformers(narrow):
+    source, trunk = copy.deepcopy(narrow).double(), MixTransformer(**NARROW).double().eval()
+    report = transplant(source, trunk)
+    assert {name.split(".")[0] for name in report.left} == {"decode_head"} and report.fresh == ()
+    x = images(1, 3, 70, 101, dtype=torch.float64)
+    maps, expected = trunk(x), source.segformer(x, output_hidden_states=True).hidden_states
+    assert [tuple(c.shape[1:]) for c in maps] == [(4, 18, 26), (6, 9, 13), (10, 5, 7), (16, 3, 4)]
+    for found, wanted in zip(maps, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+def test_gradients_are_transformers(narrow):
+    source, model = copy.deepcopy(narrow).double(), SegFormer(5, proj_dim=12, **NARROW).double().eval()
+    names = dict(transplant(source, model).copied)
+    x = images(1, 3, 64, 75, dtype=torch.float64)
+    truth = images(1, 5, 16, 19, seed=4, dtype=torch.float64)
+    (source(x).logits * truth).sum().backward()
+    (model.classifier(model.decoder(model.trunk(x))) * truth).sum().backward()
+    own = dict(model.named_parameters())
+    for name, parameter in source.named_parameters():
+        found, scale = own[names[name]].grad, parameter.grad.abs().max()
+        torch.testing.assert_close(found, parameter.grad, rtol=0, atol=1e-10 * max(1.0, float(scale)))
+
+
+# ----------------------------------------------------------------------------------------------------------- the bricks
+@pytest.mark.parametrize("reduction", [1, 2, 4])
+@torch.no_grad()
+def test_attention_is_its_softmax_in_the_open(reduction):
+    layer = perturb_norms(seeded(EfficientAttention, 12, 3, reduction)).double()
+    x = images(2, 9, 14, 12, dtype=torch.float64)
+    query, key, value = layer.queries_keys_values(x)
+    assert query.shape == (2, 3, 9 * 14, 4) and key.shape == value.shape
+    assert key.shape[2] == (9 // reduction) * (14 // reduction)
+    gathered, shares = softmax_attention(query, key, value)
+    assert shares.std() > 1e-4, "uniform weights compare nothing"
+    expected = layer.out(gathered.transpose(1, 2).flatten(2)).reshape(x.shape)
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_fusing_before_enlarging_is_the_papers_sum(training):
+    first = perturb_norms(seeded(MLPDecoder, (4, 6, 10, 16), 12, dropout=0.0)).double().train(training)
+    paper = copy.deepcopy(first)
+    paper.paper_order = True
+    sizes = ((17, 22), (9, 11), (5, 6), (3, 3))
+    maps = [images(2, c, *s, seed=c, dtype=torch.float64) for c, s in zip((4, 6, 10, 16), sizes, strict=True)]
+    twins = [m.clone().requires_grad_() for m in maps]
+    maps = [m.requires_grad_() for m in maps]
+    found, expected = first(maps), paper(twins)
+    assert found.shape == (2, 12, 17, 22) and expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    truth = images(*found.shape, seed=9, dtype=torch.float64)
+    (found * truth).sum().backward()
+    (expected * truth).sum().backward()
+    pairs = [*zip(maps, twins, strict=True), *zip(first.parameters(), paper.parameters(), strict=True)]
+    for mine, other in pairs:
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-10, atol=1e-10)
+
+
+def test_the_decoder_takes_any_number_of_maps():
+    decoder = MLPDecoder((4, 6), 8).eval()
+    maps = [images(1, 4, 9, 7), images(1, 6, 2, 3)]
+    found = decoder(maps)
+    decoder.paper_order = True
+    assert found.shape == (1, 8, 9, 7)
+    torch.testing.assert_close(found, decoder(maps), rtol=0, atol=1e-5)
+
+
+def test_fusing_first_keeps_less_and_holds_less():
+    with torch.device("meta"):
+        model = SegFormer(19)
+    saved, peak = (count(model, (256, 256), batch=1) for count in (probe.count_saved_bytes, probe.count_peak_bytes))
+    model.decoder.paper_order = True
+    assert saved < 0.85 * probe.count_saved_bytes(model, (256, 256), batch=1)
+    assert peak < 0.85 * probe.count_peak_bytes(model, (256, 256), batch=1)
+
+
+def test_rows_that_fill_no_cell_of_the_reduction_are_no_keys():
+    layer = seeded(EfficientAttention, 4, 1, 4)
+    x = images(1, 10, 9, 4).requires_grad_()
+    _, key, value = layer.queries_keys_values(x)
+    (key.square().sum() + value.square().sum()).backward()
+    read = x.grad.abs().sum(dim=(0, 3)) > 0
+    assert read[:8, :8].all() and not read[8:].any() and not read[:, 8:].any()
+
+
+def test_every_pixel_reaches_every_pixel():
+    field = probe.receptive_field(SegFormer(2, proj_dim=8, **NARROW), (256, 320))
+    assert (field.height, field.width) == (256, 320)
+
+
+def test_a_stage_is_a_step_that_can_be_taken_alone():
+    trunk = perturb_norms(seeded(MixTransformer, **NARROW)).train()
+    for layer in trunk.modules():
+        if isinstance(layer, DropPath):
+            layer.rate = 0.0
+    x = images(2, 3, 50, 64)
+    whole, steps = trunk(x), [x]
+    for stage in trunk.stages:
+        steps.append(checkpoint(stage, steps[-1], use_reentrant=False))
+    gradients = []
+    for maps in (whole, steps[1:]):
+        trunk.zero_grad()
+        sum(c.square().mean() for c in maps).backward()
+        gradients.append([parameter.grad.clone() for parameter in trunk.parameters()])
+    assert all(a.equal(b) for a, b in zip(whole, steps[1:], strict=True))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_maps_lie_in_memory_as_tokens():
+    """Whoever makes a copy of each map at each convolution loses the time that this layout saves."""
+    for c in MixTransformer(**NARROW)(images(2, 3, 64, 64)):
+        assert c.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_dropout_takes_whole_channels_in_training_only():
+    decoder = seeded(MLPDecoder, (4, 6), 64, dropout=0.5).train()
+    with torch.no_grad():
+        decoder.norm.bias.fill_(9.0)  # no zeros but those of dropout
+    maps = [images(2, 4, 8, 8), images(2, 6, 4, 4)]
+    alive = (seeded(lambda: decoder(maps)) != 0).flatten(2)
+    assert alive.all(2).equal(alive.any(2)) and 0.2 < alive.float().mean() < 0.8
+    assert (decoder.eval()(maps) != 0).all()
+
+
+def test_heads_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="10 channels.*3 heads"):
+        SegFormer(3, channels=(8, 10, 12, 16), heads=(1, 3, 3, 4))
+
+
+@pytest.mark.parametrize(("size", "says"), [((31, 64), "31x64"), ((64, 64), "2 channels")], ids=str)
+def test_the_trunk_refuses_images_with_a_sentence(size, says):
+    with pytest.raises(ValueError, match=says):
+        MixTransformer(**NARROW)(images(1, 2 if "channels" in says else 3, *size))
+
+
+# ---------------------------------------------------------------------------------------------------- files of the hub
+GENERATIONS = (  # names of releases before 5, and since
+    (".encoder.patch_embeddings.{}.", ".stages.{}.patch_embeddings."),
+    (".encoder.block.{}.", ".stages.{}.blocks."),
+    (".encoder.layer_norm.{}.", ".stages.{}.layer_norm."),
+    (".attention.self.query.", ".attention.q_proj."),
+    (".attention.self.key.", ".attention.k_proj."),
+    (".attention.self.value.", ".attention.v_proj."),
+    (".attention.self.sr.", ".attention.sequence_reduction.sequence_reduction."),
+    (".attention.self.layer_norm.", ".attention.sequence_reduction.layer_norm."),
+    (".attention.output.dense.", ".attention.o_proj."),
+    (".mlp.dense1.", ".mlp.fc1."),
+    (".mlp.dense2.", ".mlp.fc2."),
+    (".layer_norm_1.", ".layernorm_before."),
+    (".layer_norm_2.", ".layernorm_after."),
+    (".linear_c.", ".linear_projections."),
+)
+
+
+def in_names_of(generation, state):
+    """The state dict of the installed transformers in the names of release 4 or 5."""
+    renamed = {}
+    for name, tensor in state.items():
+        name = "." + name
+        for old, new in GENERATIONS:
+            for stage in range(4) if "{}" in old else (0,):
+                pair = old.format(stage), new.format(stage)
+                name = name.replace(*(pair if generation == 5 else pair[::-1]))
+        renamed[name[1:]] = tensor.contiguous()
+    return renamed
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Stand in for the hub: what lies in the folder can be fetched, or ``answer`` is raised."""
+
+    def fetch(repository, name):
+        fetch.calls.append((repository, name))
+        if fetch.answer is not None:
+            raise fetch.answer
+        if not (tmp_path / name).is_file():
+            response = type("Response", (), {"headers": {}, "request": None, "status_code": 404})()
+            try:
+                raise EntryNotFoundError(f"404: no {name}", response=response)
+            except TypeError:  # another release's signature
+                raise EntryNotFoundError(f"404: no {name}") from None
+        return str(tmp_path / name)
+
+    fetch.calls, fetch.answer, fetch.folder = [], None, tmp_path
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    weights._say_nvidia_licence.cache_clear()
+    return fetch
+
+
+def save(state, path):
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("generation", [4, 5])
+def test_published_networks_are_read_from_the_hub(hub, narrow, capsys, generation, file):
+    state = in_names_of(generation, narrow.state_dict())
+    marks = ("segformer.encoder.block.1.1.attention.self.sr.weight", "decode_head.linear_c.3.proj.weight")
+    assert all((mark in state) == (generation == 4) for mark in marks)
+    save(state, hub.folder / file)
+    model = seeded(SegFormer, 5, proj_dim=12, **NARROW)
+    report = load_pretrained(model, "nvidia/segformer-b0-finetuned-ade-512-512")
+    assert report.left == report.fresh == () and len(report.copied) == len(model.state_dict())
+    expected = SegFormer(5, proj_dim=12, **NARROW)
+    transplant(narrow, expected)
+    assert all(value.equal(expected.state_dict()[name]) for name, value in model.state_dict().items())
+    assert hub.calls[-1] == ("nvidia/segformer-b0-finetuned-ade-512-512", file)
+    load_pretrained(model, "nvidia/segformer-b0-finetuned-ade-512-512")
+    said = capsys.readouterr().out
+    assert said.count("non-commercial") == said.count("\n") == 1 and "NVIDIA" in said and "segformer-b0" in said
+
+
+@pytest.mark.parametrize("generation", [4, 5])
+@pytest.mark.parametrize("prefix", ["segformer.", ""], ids=["classifier", "bare"])
+def test_imagenet_trunks_are_read_from_a_folder(hub, narrow, capsys, generation, prefix):
+    whole = in_names_of(generation, narrow.state_dict())
+    trunk = {prefix + n.removeprefix("segformer."): t for n, t in whole.items() if n.startswith("segformer.")}
+    extra = {"classifier.weight": torch.zeros(7, 16), "classifier.bias": torch.zeros(7)} if prefix else {}
+    save({**trunk, **extra}, hub.folder / "model.safetensors")
+    model, alone = seeded(SegFormer, 3, **NARROW), seeded(MixTransformer, **NARROW)
+    before = copy.deepcopy(model.state_dict())
+    report = load_pretrained(model, path=hub.folder)
+    assert set(report.left) == set(extra)
+    assert {name.split(".")[0] for name in report.fresh} == {"decoder", "classifier"}
+    assert load_pretrained(alone, path=hub.folder / "model.safetensors").fresh == ()
+    for name, value in model.state_dict().items():
+        expected = alone.state_dict()[name[6:]] if name.startswith("trunk.") else before[name]
+        assert value.equal(expected), name
+    source = {names[1]: names[0] for names in transplant(narrow, MixTransformer(**NARROW)).copied}
+    for name, value in alone.state_dict().items():
+        assert value.equal(narrow.state_dict()[source[name]]), name
+    assert hub.calls == [] and "non-commercial" in capsys.readouterr().out
+
+
+def test_what_cannot_be_fetched_is_said_in_one_sentence(hub):
+    model = MixTransformer(**NARROW)
+    with pytest.raises(WeightsError, match="pytorch_model.bin of nvidia/mit-b9.*path="):
+        load_pretrained(model, "nvidia/mit-b9")
+    assert [name for _, name in hub.calls] == ["model.safetensors", "pytorch_model.bin"]
+    for answer in (LocalEntryNotFoundError("offline\nand more"), ConnectionError("no route\nat all")):
+        hub.answer, hub.calls[:] = answer, []
+        with pytest.raises(WeightsError, match="could not be fetched.*connect to the internet") as caught:
+            load_pretrained(model, "nvidia/mit-b0")
+        assert len(hub.calls) == 1 and "\n" not in str(caught.value)
+    with pytest.raises(WeightsError, match="model.safetensors or pytorch_model.bin"):
+        load_pretrained(model, path=hub.folder)
+
+
+def test_a_damaged_download_says_which_file(hub):
+    (hub.folder / "model.safetensors").write_bytes(b"<html>")
+    with pytest.raises(WeightsError, match="could not be read as weights"):
+        load_pretrained(MixTransformer(**NARROW), "nvidia/mit-b0")
+
+
+def test_a_network_of_another_size_is_refused(narrow):
+    with pytest.raises(ValueError, match="num_classes"):
+        transplant(narrow, SegFormer(4, proj_dim=12, **NARROW))
+    with pytest.raises(ValueError, match="find no tensor"):
+        transplant(narrow, SegFormer(5, proj_dim=12, **{**NARROW, "depths": (1, 2, 4, 1)}))
+    with pytest.raises(ValueError, match="No key map.*transformers segformer"):
+        transplant(narrow, PSPNet(5, depth=18, widths=(4, 6, 8, 12)))
+    lost = ("decode_head.linear_projections.2.proj.bias", "decode_head.linear_c.2.proj.bias")
+    without = {name: tensor for name, tensor in narrow.state_dict().items() if name not in lost}
+    with pytest.raises(ValueError, match=r"decoder\.project\.2\.bias.*find no tensor"):
+        transplant(without, SegFormer(5, proj_dim=12, **NARROW))
