@@ -159,11 +159,12 @@ class SegmentationModel(nn.Module):
             plain["backbone"] = {**plain["backbone"], "pretrained": False}
         model = create_model(plain)
         model.config = dataclasses.replace(model.config, **_kept(facts["config"]))
-        model.info = ModelInfo(**{key: _tuples(value) for key, value in facts["info"].items()})
         try:
+            model.info = ModelInfo(**{key: _tuples(value) for key, value in facts["info"].items()})
             model.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ConfigError(f"{folder}: the weights are not of the model in its {_FILES[0]}: {error}") from None
+        except (RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{folder}: config.json and model.safetensors are not of one model: {reason}") from None
         return model.eval() if device is None else model.eval().to(device)
 
     def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
