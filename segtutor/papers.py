@@ -499,10 +499,16 @@ _SWIN = Paper(
         parameters_small=(49_606_258, "parameters", _TORCHVISION + ", 1000 classes"),
         parameters_base=(87_768_224, "parameters", _TORCHVISION + ", 1000 classes"),
         parameters_tiny_upernet=(59_943_398, "parameters", "computed: transformers, 150 classes, auxiliary head"),
+        parameters_tiny_upernet_plain=(
+            59_019_600,
+            "parameters",
+            "computed: transformers, 150 classes, no auxiliary head",
+        ),
         parameters_small_upernet=(81_261_302, "parameters", "computed: transformers, 150 classes, auxiliary head"),
         parameters_base_upernet=(121_281_764, "parameters", "computed: transformers, 150 classes, auxiliary head"),
         window=(7, "tokens", "computed: read from the network"),
         shift=(3, "tokens", "computed: read from the network"),
+        drop_path_upernet=(0.3, "probability", "configuration of the released code, at the last block"),
         gmac_224_tiny=(4.49, "GMAC", "computed at 224 x 224"),
         gmac_512x2048_tiny_upernet=(944.39, "GMAC", "computed at 512 x 2048; the paper prints 945G"),
         ade20k_val_miou_tiny_upernet=(44.51, "percent", "README of the released code, single scale"),
@@ -523,6 +529,7 @@ _UPERNET = Paper(
     facts=_facts(
         parameters_head_swin_tiny=(31_497_366, "parameters", "computed: decoder on Swin-T, 150 classes"),
         parameters_auxiliary_swin_tiny=(923_798, "parameters", "computed: auxiliary head on Swin-T, 150 classes"),
+        width=(512, "channels", "computed: read from transformers' configuration"),
     ),
 )
 

@@ -158,6 +158,86 @@ def _smp_deeplab_map() -> KeyMap:
     return KeyMap(_by_prefix(parts), fresh=r"decoder\.refine\.1\.")
 
 
+def _torchvision_swin_map(trunk: str = "", **options) -> KeyMap:
+    """torchvision counts entries and blocks in one list: embedding, stage 1, merging, stage 2, ..."""
+    parts = {
+        r"attn\.relative_position_bias_table": "attention.bias_table",
+        r"attn\.proj\.": "attention.project.",
+        r"attn\.qkv\.": "attention.qkv.",
+        r"mlp\.3\.": "mlp.2.",  # a dropout stands between
+    }
+
+    def rename(name: str) -> str | None:
+        if name.startswith(("norm.", "head.")) or name.endswith("relative_position_index"):
+            return None
+        found = re.fullmatch(r"features\.(\d)\.(.+)", name)
+        if found is None:
+            return trunk + name
+        number, rest = int(found[1]), found[2]
+        if number == 0:
+            rest = re.sub(r"^0\.", "project.", re.sub(r"^2\.", "norm.", rest))
+        for theirs, ours in parts.items():
+            rest = re.sub(theirs, ours, rest)
+        return f"{trunk}stages.{number // 2}.{'blocks' if number % 2 else 'entry'}.{rest}"
+
+    return KeyMap(rename, **options)
+
+
+def _join_qkv(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Three projections become one, in the order query, key, value; newer and older names of transformers."""
+    joined = {}
+    for name, tensor in source.items():
+        found = re.fullmatch(r"(.+\.attention)\.(?:self\.(query|key|value)|([qkv])_proj)\.(weight|bias)", name)
+        if found is None:
+            joined[name] = tensor
+        elif (found[2] or found[3])[0] == "q":
+            others = (name.replace("query", other).replace("q_proj", f"{other[0]}_proj") for other in ("key", "value"))
+            joined[f"{found[1]}.qkv.{found[4]}"] = torch.cat([tensor, *(source[other] for other in others)])
+    return joined
+
+
+def _transformers_upernet_map() -> KeyMap:
+    parts = {
+        r"^backbone\.(swin\.)?embeddings\.patch_embeddings\.projection": "trunk.stages.0.entry.project",
+        r"^backbone\.(swin\.)?embeddings\.norm": "trunk.stages.0.entry.norm",
+        r"^backbone\.(swin\.)?encoder\.layers": "trunk.stages",
+        r"attention\.(self|relative_position_bias)\.relative_position_bias_table": "attention.bias_table",
+        r"attention\.(o_proj|output\.dense)": "attention.project",
+        r"layernorm_before": "norm1",
+        r"layernorm_after": "norm2",
+        r"mlp\.fc1|intermediate\.dense": "mlp.0",
+        r"mlp\.fc2|output\.dense": "mlp.2",
+        r"^decode_head\.psp_modules\.(\d)\.1": r"decoder.pyramid.levels.\1",
+        r"^decode_head\.lateral_convs": "decoder.laterals",
+        r"^decode_head\.fpn_convs": "decoder.smooth",
+        r"^decode_head\.fpn_bottleneck": "decoder.fuse",
+        r"^decode_head\.bottleneck": "decoder.bottleneck",
+        r"^decode_head\.classifier": "classifier.1",
+        r"^auxiliary_head\.convs\.0": "auxiliary.0",
+        r"^auxiliary_head\.classifier": "auxiliary.2",
+        r"\.conv\.weight": ".0.weight",
+        r"\.batch_norm\.": ".1.",
+    }
+
+    def later(match: re.Match, beyond: int) -> str:
+        """Their stages are numbered otherwise: merging ends a stage there and begins one here, norms count from 1."""
+        return str(int(match[0]) + beyond)
+
+    def rename(name: str) -> str | None:
+        if name.endswith("relative_position_index") or name.startswith("backbone.swin.layernorm."):
+            return None
+        for theirs, ours in parts.items():
+            name = re.sub(theirs, ours, name)
+        if ".downsample." in name:
+            name = re.sub(r"(?<=stages\.)\d", lambda match: later(match, 1), name).replace("downsample", "entry")
+        if name.startswith("backbone.hidden_states_norms.stage"):
+            name = name.replace("backbone.hidden_states_norms.stage", "trunk.norms.")
+            name = re.sub(r"(?<=norms\.)\d", lambda match: later(match, -1), name)
+        return name
+
+    return KeyMap(rename, fresh=r"auxiliary\.", optional=r"auxiliary\.", prepare=_join_qkv)
+
+
 def _unet_map(batch_norm: bool) -> KeyMap:
     """The first eight convolutions of VGG-13 have the widths of U-Net's contracting path; its fifth stage stays out."""
     layers = {}
@@ -267,6 +347,11 @@ MAPS: dict[tuple[str, str], KeyMap] = {
     ("torchvision resnet", "DeepLabV3Plus"): _resnet_map(trunk="trunk.", fresh=r"(aspp|decoder|classifier)\."),
     ("torchvision deeplabv3", "DeepLabV3"): _torchvision_deeplab_map(),
     ("smp deeplabv3plus", "DeepLabV3Plus"): _smp_deeplab_map(),
+    ("torchvision swin", "SwinTransformer"): _torchvision_swin_map(fresh=r"norms\."),
+    ("torchvision swin", "SwinUPerNet"): _torchvision_swin_map(
+        "trunk.", fresh=r"(trunk\.norms|decoder|classifier|auxiliary)\."
+    ),
+    ("transformers upernet", "SwinUPerNet"): _transformers_upernet_map(),
     ("transformers mit", "MixTransformer"): _segformer_map(),
     ("transformers mit", "SegFormer"): _segformer_map(trunk="trunk.", fresh=r"(decoder|classifier)\."),
     ("transformers segformer", "MixTransformer"): _segformer_map(),
@@ -285,6 +370,10 @@ def _kind(names: Mapping[str, Tensor]) -> str:
         return "torchvision deeplabv3"
     if "decoder.aspp.0.convs.0.0.weight" in names and "decoder.block1.0.weight" in names:
         return "smp deeplabv3plus"
+    if "features.1.0.attn.relative_position_bias_table" in names:
+        return "torchvision swin"
+    if "decode_head.psp_modules.0.1.conv.weight" in names:
+        return "transformers upernet"
     patches = r"(segformer\.)?(stages\.0\.patch_embeddings|encoder\.patch_embeddings\.0)\.proj\.weight"
     if any(re.fullmatch(patches, name) for name in names):
         return "transformers segformer" if "decode_head.linear_fuse.weight" in names else "transformers mit"
@@ -367,6 +456,12 @@ def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> R
     return Report(copied, left, fresh)
 
 
+def _swin_weights(trunk: nn.Module) -> str:
+    """torchvision's name for the weights of a trunk as wide and as deep; a name that it lacks for any other."""
+    size = {(96, 6): "T", (96, 18): "S", (128, 18): "B"}.get((trunk.channels[0], len(trunk.stages[2].blocks)), "OTHER")
+    return f"Swin_{size}_Weights.IMAGENET1K_V1"
+
+
 # Class of the model: how torchvision enumerates the weights of its trunk.
 _IMAGENET: dict[str, Callable[[nn.Module], str]] = {
     "FCN": lambda model: "VGG16_Weights.IMAGENET1K_V1",
@@ -379,6 +474,8 @@ _IMAGENET: dict[str, Callable[[nn.Module], str]] = {
         ("PSPNet", "DeepLabV2", "DeepLabV3", "DeepLabV3Plus"),
         lambda model: f"ResNet{model.trunk.depth}_Weights.IMAGENET1K_V1",
     ),
+    "SwinTransformer": lambda model: _swin_weights(model),
+    "SwinUPerNet": lambda model: _swin_weights(model.trunk),
 }
 # The same for whole networks.
 _COCO: dict[str, Callable[[nn.Module], str]] = {
@@ -488,7 +585,8 @@ def load_pretrained(
 
     Args:
         model: an FCN, a `UNet`, a `SegNet`, a `PSPNet`, a `DeepLabV1`, `DeepLabV2`, `DeepLabV3` or `DeepLabV3Plus`,
-            a `VGG16` or a `ResNet` of the paper's widths; a `SegFormer` or a `MixTransformer`.
+            a `VGG16`, a `ResNet`, a `SwinTransformer` or a `SwinUPerNet` of the paper's widths; a `SegFormer` or a
+            `MixTransformer`.
         name: "imagenet": torchvision's classification weights for the model's trunk; "coco": the whole of
             torchvision's DeepLab v3, for ``DeepLabV3(21, **PRESETS["torchvision_resnet50"])`` or its "resnet101";
             for a `SegFormer` or its trunk a repository of the Hugging Face hub, such as "nvidia/mit-b0" (the trunk,

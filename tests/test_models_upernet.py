@@ -1,14 +1,208 @@
 """UPerNet: the decoder beside transformers' with the same weights, and what its sizes promise."""
 
+from functools import partial
+
 import pytest
 import torch
-from contract import images, perturb_norms, seeded
+import torchvision
+from contract import AuxiliaryContract, ModelContract, images, perturb_norms, seeded
+from torch import nn
 
 from segtutor import probe
-from segtutor.models.upernet import UPerNetDecoder
+from segtutor.models import swin
+from segtutor.models.upernet import PRESETS, SwinUPerNet, UPerNetDecoder
 from segtutor.papers import PAPERS
+from segtutor.weights import load_pretrained, transplant
 
 CHANNELS = (6, 8, 10, 12)
+FACTS = PAPERS["swin"].facts
+
+
+class TestSwinUPerNet(ModelContract):
+    models = {"tiny": partial(SwinUPerNet, **PRESETS["tiny"])}
+
+
+class Both(nn.Module):
+    """The sum of the two outputs, so that the contract covers `forward_with_auxiliary` as well."""
+
+    def __init__(self, num_classes, **options):
+        super().__init__()
+        self.model = SwinUPerNet(num_classes, auxiliary=True, **PRESETS["tiny"], **options)
+
+    def forward(self, x):
+        logits, auxiliary_logits = self.model.forward_with_auxiliary(x)
+        return logits + auxiliary_logits
+
+
+class TestForwardWithAuxiliary(ModelContract):
+    models = {"both": Both}
+
+
+class TestAuxiliary(AuxiliaryContract):
+    build = staticmethod(partial(SwinUPerNet, **PRESETS["tiny"]))
+
+    def test_the_auxiliary_output_reads_conv4_x(self):
+        """Here: stage 3."""
+        model = seeded(self.build, 3, auxiliary=True)
+        _, auxiliary_logits = model.forward_with_auxiliary(images(2, 3, 64, 64))
+        auxiliary_logits.square().mean().backward()
+        learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+        own = {name for name, _ in model.named_parameters() if name.startswith("auxiliary.")}
+        assert own and own <= learning
+        reached = {".".join(name.split(".")[:3]) for name in learning - own}
+        assert reached == {"trunk.stages.0", "trunk.stages.1", "trunk.stages.2", "trunk.norms.2"}
+
+
+# ---------------------------------------------------------------------------------------------------- the paper's model
+def their_network(preset, *, classes=150, auxiliary=True, width=512, auxiliary_width=256):
+    """transformers' UPerNet on a Swin like a preset of ours."""
+    from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+    options = {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "window": 7, **swin.PRESETS[preset]}
+    backbone = SwinConfig(
+        embed_dim=options["width"],
+        depths=list(options["depths"]),
+        num_heads=list(options["heads"]),
+        window_size=options["window"],
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = UperNetConfig(
+        backbone_config=backbone,
+        num_labels=classes,
+        hidden_size=width,
+        use_auxiliary_head=auxiliary,
+        auxiliary_in_channels=4 * options["width"],
+        auxiliary_channels=auxiliary_width,
+    )
+    return UperNetForSemanticSegmentation(config)
+
+
+@pytest.mark.parametrize(
+    ("preset", "auxiliary", "fact"),
+    [
+        ("swin_t", False, "parameters_tiny_upernet_plain"),
+        ("swin_t", True, "parameters_tiny_upernet"),
+        ("swin_s", True, "parameters_small_upernet"),
+        ("swin_b", True, "parameters_base_upernet"),
+    ],
+)
+def test_parameters_are_theirs_less_a_norm_that_nothing_reads(preset, auxiliary, fact):
+    with torch.device("meta"):
+        theirs, ours = their_network(preset, auxiliary=auxiliary), SwinUPerNet(150, auxiliary=auxiliary, trunk=preset)
+    unread = 2 * ours.trunk.channels[-1]
+    assert probe.count_parameters(theirs.backbone.swin.layernorm) == unread
+    # On Swin-B the authors' auxiliary head is as wide as on Swin-T.
+    assert probe.count_parameters(ours) + unread == probe.count_parameters(theirs) == FACTS[fact].value
+
+
+def test_operations_are_the_published_ones():
+    with torch.device("meta"):
+        model = SwinUPerNet(150)
+    found = probe.count_flops(model, (512, 2048)) / 2e9
+    assert found == pytest.approx(FACTS["gmac_512x2048_tiny_upernet"].value, abs=0.1)
+
+
+def test_the_default_is_the_papers_model():
+    with torch.device("meta"):
+        model = SwinUPerNet(150)
+    assert model.trunk.channels == (96, 192, 384, 768) and model.auxiliary is None
+    assert model.decoder.out_channels == PAPERS["upernet"].facts["width"].value
+    assert model.trunk.stages[-1].blocks[-1].drop_path.rate == pytest.approx(FACTS["drop_path_upernet"].value)
+    shapes = {row.name: row.out_shape[1:] for row in probe.shape_trace(model, (512, 512)) if row.name != "trunk"}
+    assert shapes == {"decoder": (512, 128, 128), "classifier": (150, 128, 128)}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """transformers' network and ours, narrow, with the same weights in double precision."""
+    theirs = seeded(their_network, "tiny", classes=5, width=6, auxiliary_width=3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in perturb_norms(theirs).named_parameters():
+            if name.endswith("bias_table"):  # a fresh one is zero there
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    ours = SwinUPerNet(5, trunk="tiny", width=6, auxiliary=True).double().eval()
+    report = transplant(theirs.double().eval(), ours)
+    assert report.left == ("backbone.swin.layernorm.weight", "backbone.swin.layernorm.bias") and not report.fresh
+    return theirs, ours
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 100), (60, 132), (33, 47)], ids=str)
+@torch.no_grad()
+def test_logits_are_transformers(pair, size):
+    theirs, ours = pair
+    x = images(2, 3, *size, dtype=torch.float64)
+    expected = theirs(x).logits
+    assert expected.std() > 1e-3, "logits without variation compare nothing"
+    torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-11)
+    auxiliary = theirs.auxiliary_head(theirs.backbone(x).feature_maps)
+    auxiliary = nn.functional.interpolate(auxiliary, size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(ours.forward_with_auxiliary(x)[1], auxiliary, rtol=0, atol=1e-11)
+
+
+@torch.no_grad()
+def test_older_names_of_transformers_load_as_well(pair):
+    theirs, ours = pair
+    older = {}
+    for name, tensor in theirs.state_dict().items():
+        name = name.replace("backbone.swin.", "backbone.").replace("attention.o_proj", "attention.output.dense")
+        for letter, word in (("q", "query"), ("k", "key"), ("v", "value")):
+            name = name.replace(f"attention.{letter}_proj", f"attention.self.{word}")
+        name = name.replace("attention.relative_position_bias.", "attention.self.")
+        name = name.replace("mlp.fc1", "intermediate.dense").replace("mlp.fc2", "output.dense")
+        if not name.startswith("backbone.layernorm."):
+            older[name] = tensor
+    index = "backbone.encoder.layers.0.blocks.0.attention.self.relative_position_index"
+    older[index] = torch.zeros(16, 16, dtype=torch.long)
+    other = SwinUPerNet(5, trunk="tiny", width=6).double().eval()
+    report = transplant(older, other)
+    assert {name.split(".")[0] for name in report.left} == {"backbone", "auxiliary_head"} and not report.fresh
+    x = images(1, 3, 64, 40, dtype=torch.float64)
+    assert other(x).equal(ours(x))
+
+
+@torch.no_grad()
+def test_imagenet_weights_go_into_the_trunk_alone(tmp_path):
+    network = torchvision.models.swin_transformer.SwinTransformer
+    options = {"embed_dim": 32, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8], "window_size": [4, 4]}
+    source = perturb_norms(seeded(network, patch_size=[4, 4], num_classes=2, **options))
+    torch.save(source.state_dict(), tmp_path / "swin.pth")
+    model = seeded(SwinUPerNet, 3, auxiliary=True, **PRESETS["tiny"])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = load_pretrained(model, path=tmp_path / "swin.pth")
+    fresh = {".".join(name.split(".")[:2]) if name.startswith("trunk") else name.split(".")[0] for name in report.fresh}
+    assert fresh == {"trunk.norms", "decoder", "classifier", "auxiliary"}
+    trunk = swin.SwinTransformer(**swin.PRESETS["tiny"])
+    transplant(source, trunk)
+    for name, value in model.state_dict().items():
+        expected = trunk.state_dict()[name[6:]] if name.startswith("trunk.stages") else before[name]
+        assert value.equal(expected), name
+
+
+def test_channels_are_dropped_in_training_only():
+    model = seeded(SwinUPerNet, 3, trunk="tiny", width=48, drop_path=0.0, dropout=0.5)
+    read = []
+    model.decoder.register_forward_hook(lambda module, args, out: out.add_(1))  # no zeros but those of dropout
+    model.classifier[1].register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    for training in (True, False):
+        model.train(training)(images(2, 3, 32, 40))
+        alive = (read[-1] != 0).flatten(2)
+        assert alive.all(2).equal(alive.any(2)), "a channel is dropped as a whole"
+        assert alive.all() != training
+
+
+def test_unknown_trunks_are_refused():
+    with pytest.raises(ValueError, match="swin_t, swin_s"):
+        SwinUPerNet(3, trunk="swin_x")
+
+
+def test_presets_build():
+    for preset in PRESETS.values():
+        with torch.device("meta"):
+            SwinUPerNet(3, **preset)
+
+
+# ---------------------------------------------------------------------------------------------------------- the decoder
 
 
 def pyramid(*sizes, channels=CHANNELS, batch=2, dtype=torch.float64):

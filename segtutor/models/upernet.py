@@ -1,7 +1,8 @@
-r"""UPerNet: the pyramid pooling of PSPNet on top of a feature pyramid, and one fused map at 1/4.
+r"""UPerNet: the pyramid pooling of PSPNet on top of a feature pyramid, and one fused map at 1/4; here on a Swin.
 
 **Papers.** Xiao, Liu, Zhou, Jiang and Sun, *Unified Perceptual Parsing for Scene Understanding*, ECCV 2018, arXiv
-1807.10221. Read Section 3.2 with Figure 4 (the network; only its scene-object branch is the decoder of this file).
+1807.10221. Read its description of the network and the figure of its framework: the decoder of this file is the branch
+that finds objects. Liu et al., *Swin Transformer*, ICCV 2021, arXiv 2103.14030, use it in Section 4.3.
 
 **Departures ledger**
 
@@ -10,8 +11,14 @@ r"""UPerNet: the pyramid pooling of PSPNet on top of a feature pyramid, and one 
   is the object branch alone: all levels fused into one map, one classifier.
 * The 3x3 that smooths a level works on the three finer ones. The coarsest has just left a 3x3, the one that fuses the
   pyramid of averages, and gets no second, as in transformers and OpenMMLab.
+* Channels are dropped before each classifier in training, as in the Swin authors' configuration; transformers drops
+  nothing.
+* ``always_shift`` is True, as in the Swin authors' segmentation code and in transformers (see the ledger of
+  `segtutor.models.swin`). transformers carries a LayerNorm after the last stage that nothing reads: 2 x 768 parameters
+  more on Swin-T.
 
-**Shapes.** maps c1 .. c4, (B, C_i, h_i, w_i) each, usually at 1/4, 1/8, 1/16 and 1/32, to (B, width, h_1, w_1).
+**Shapes.** The network: images (B, in_channels, H, W), H and W at least 32, to logits (B, num_classes, H, W). The
+decoder: maps c1 .. c4, (B, C_i, h_i, w_i) each, at 1/4, 1/8, 1/16 and 1/32, to (B, width, h_1, w_1).
 """
 
 from collections.abc import Sequence
@@ -19,8 +26,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segtutor.layers import conv_norm_relu, resize
-from segtutor.models.pspnet import PyramidPooling
+from segtutor.layers import check_images, check_num_classes, conv_norm_relu, resize
+from segtutor.models import swin
+from segtutor.models.pspnet import PyramidPooling, scoring_head
 
 
 class UPerNetDecoder(nn.Module):
@@ -63,4 +71,72 @@ class UPerNetDecoder(nn.Module):
         return self.fuse(torch.cat([resize(x, size) for x in levels], dim=1))  # (B, 2048, H/4, W/4) to (B, 512, ...)
 
 
-PRESETS = {"paper": {"width": 512}, "tiny": {"width": 32}}
+class SwinUPerNet(nn.Module):
+    """A Swin reads the image, UPerNet's decoder joins its four maps, one classifier, one enlargement by 4.
+
+    Args:
+        num_classes: classes to score.
+        in_channels: channels of the images.
+        trunk: a preset of `segtutor.models.swin`: "swin_t", "swin_s", "swin_b" or "tiny".
+        width: channels of the decoder.
+        auxiliary: add the training-time head on stage 3, read by `forward_with_auxiliary` alone.
+        drop_path: of the trunk, in training; its preset's own is for classification.
+        dropout: share of the channels dropped before each classifier in training.
+        always_shift: of the trunk (see its ledger).
+
+    Raises:
+        ValueError: no classes, or an unknown trunk.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        in_channels: int = 3,
+        trunk: str = "swin_t",
+        width: int = 512,
+        auxiliary: bool = False,
+        drop_path: float = 0.3,
+        dropout: float = 0.1,
+        always_shift: bool = True,
+    ):
+        super().__init__()
+        check_num_classes(num_classes)
+        if trunk not in swin.PRESETS:
+            raise ValueError(f'trunk is "{trunk}"; choose one of {", ".join(swin.PRESETS)}.')
+        self.in_channels = in_channels
+        options = {**swin.PRESETS[trunk], "drop_path": drop_path, "always_shift": always_shift}
+        # Each map is the sum of its stage's residuals, on a scale of its own: normalised, the four can be joined.
+        self.trunk = swin.SwinTransformer(in_channels=in_channels, norms=True, **options)
+        self.decoder = UPerNetDecoder(self.trunk.channels, width)
+        self.classifier = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, num_classes, 1))
+        *_, stage3, _ = self.trunk.channels
+        self.auxiliary = scoring_head(stage3, width // 2, num_classes, dropout) if auxiliary else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B, in_channels, H, W) to logits (B, num_classes, H, W), with or without an auxiliary head."""
+        check_images(images, self.in_channels)
+        embedding = self.decoder(self.trunk(images))  # (B, 512, H/4, W/4)
+        return resize(self.classifier(embedding), images.shape[2:])  # (B, C, H, W)
+
+    def forward_with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images (B, in_channels, H, W) to logits and auxiliary logits, (B, num_classes, H, W) each, for training.
+
+        Raises:
+            ValueError: the model has no auxiliary head.
+        """
+        if self.auxiliary is None:
+            raise ValueError("This model has no auxiliary head: build it with auxiliary=True, or call model(images).")
+        check_images(images, self.in_channels)
+        maps = self.trunk(images)  # (B, 96, H/4, W/4) .. (B, 768, H/32, W/32)
+        scores = self.classifier(self.decoder(maps)), self.auxiliary(maps[2])  # (B, C, H/4, W/4), (B, C, H/16, W/16)
+        logits, auxiliary_logits = (resize(score, images.shape[2:]) for score in scores)  # (B, C, H, W) twice
+        return logits, auxiliary_logits
+
+
+PRESETS = {
+    "swin_t": {},
+    "swin_s": {"trunk": "swin_s"},
+    "swin_b": {"trunk": "swin_b"},
+    "tiny": {"trunk": "tiny", "width": 48, "drop_path": 0.0},
+}
