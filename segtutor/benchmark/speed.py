@@ -163,6 +163,39 @@ def step_seconds(model, images, target):
     return once
 
 
+def each_at_its_best(models, once, rounds, log):
+    """Time models in turns, each at its faster memory format.
+
+    Args:
+        models: Name to model.
+        once: ``once(model, layout)`` returns a function that runs something and returns its seconds.
+        rounds: Rounds that count, after 2 to warm up.
+        log: Prints a progress line.
+
+    Returns:
+        dict: Name to the seconds of each round.
+    """
+    import torch
+
+    layouts = (torch.contiguous_format, torch.channels_last)
+    runs = {
+        (name, layout): once(deepcopy(model).to(memory_format=layout), layout)
+        for name, model in models.items()
+        for layout in layouts
+    }
+    seconds = {key: [] for key in runs}
+    for number in range(2 + rounds):
+        # All in turns, forwards and backwards, so that a machine that slows down or is shared slows all.
+        for key in list(runs) if number % 2 == 0 else reversed(list(runs)):
+            seconds[key].append(runs[key]())
+    best = {}
+    for name in models:
+        layout = min(layouts, key=lambda layout: statistics.median(seconds[name, layout][2:]))
+        best[name] = seconds[name, layout][2:]
+        log(f"{name}: {layout}, {1000 * statistics.median(best[name]):.0f} ms")
+    return best
+
+
 def beside(ours, theirs, images, target, quick, log, *, name="torchvision"):
     """A training step of our model over that of a reference with the same layers, each at its faster memory format.
 
@@ -185,21 +218,12 @@ def beside(ours, theirs, images, target, quick, log, *, name="torchvision"):
             other.copy_(mine)
         # A ratio means nothing if the two do not compute the same.
         torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-3)
-    layouts, steps = (torch.contiguous_format, torch.channels_last), {}
-    for side, model in (("segtutor", ours), (name, theirs)):
-        for layout in layouts:
-            copy = deepcopy(model).train().to(memory_format=layout)
-            steps[side, layout] = step_seconds(copy, images.to(memory_format=layout), target)
-    seconds = {key: [] for key in steps}
-    for number in range(2 + (2 if quick else 15)):
-        # All in turns, forwards and backwards, so that a machine that slows down or is shared slows all.
-        for key in list(steps) if number % 2 == 0 else reversed(list(steps)):
-            seconds[key].append(steps[key]())
-    best = {}
-    for side in ("segtutor", name):
-        layout = min(layouts, key=lambda layout: statistics.median(seconds[side, layout][2:]))
-        best[side] = seconds[side, layout][2:]
-        log(f"{side}: {layout}, {1000 * statistics.median(best[side]):.0f} ms")
+    best = each_at_its_best(
+        {"segtutor": ours.train(), name: theirs.train()},
+        lambda model, layout: step_seconds(model, images.to(memory_format=layout), target),
+        2 if quick else 15,
+        log,
+    )
     ratios = [mine / other for mine, other in zip(*best.values(), strict=True)]
     measured = {"ratio": Measurement(statistics.median(ratios), quartiles(ratios))}
     for side, times in best.items():

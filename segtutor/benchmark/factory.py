@@ -1,0 +1,134 @@
+"""Chapter 15: the factory's models beside the library's nearest ones, and what building a model costs."""
+
+import statistics
+import time
+
+from segtutor.benchmark import Measurement, experiment
+from segtutor.benchmark.speed import each_at_its_best, paired_ratio, quartiles, step_seconds
+
+SIDE, BATCH, CLASSES = 256, 2, 19
+# head -> (backbone section, how the library builds its nearest model)
+NEAREST = {
+    "fpn": ({"type": "resnet", "depth": 50}, "FPN", "resnet50", {}),
+    "aspp": (
+        {"type": "resnet", "depth": 50, "output_stride": 16},
+        "DeepLabV3Plus",
+        "resnet50",
+        {"encoder_output_stride": 16, "decoder_atrous_rates": (6, 12, 18)},
+    ),
+    "uper": ({"type": "resnet", "depth": 50}, "UPerNet", "resnet50", {}),
+    "segformer": ({"type": "segformer", "variant": "mit-b0"}, "Segformer", "mit_b0", {}),
+}
+
+
+def _theirs(name, encoder, options):
+    import segmentation_models_pytorch as smp
+
+    return getattr(smp, name)(encoder, encoder_weights=None, classes=CLASSES, **options)
+
+
+def _inference_seconds(model, images):
+    import torch
+
+    def once() -> float:
+        with torch.inference_mode():
+            begun = time.process_time()
+            model(images)
+            return time.process_time() - begun
+
+    return once
+
+
+def _ratio(ours, theirs, once, rounds, log):
+    best = each_at_its_best({"ours": ours, "theirs": theirs}, once, rounds, log)
+    ratios = [mine / other for mine, other in zip(best["ours"], best["theirs"], strict=True)]
+    return Measurement(statistics.median(ratios), quartiles(ratios))
+
+
+def _register(head, backbone, name, encoder, options):
+    @experiment(
+        f"speed/factory_{head}",
+        group="speed",
+        seeds=(0,),
+        unit=dict.fromkeys(("inference", "step", "flops", "parameters", "peak_memory"), "ratio"),
+        config={"size": SIDE, "batch": BATCH, "classes": CLASSES},
+        conditions=f"create_model with {encoder} and the head {head} over smp.{name} on the same encoder: batch "
+        f"{BATCH} at {SIDE}x{SIDE}, {CLASSES} classes, fp32, random weights, inference and forward plus backward, each "
+        "side at its faster memory format, 9 rounds in turns after 2 to warm up, processor time of one thread, median "
+        "and quartiles; FLOPs, parameters and peak memory of a training step counted. The decoders are not the same",
+    )
+    def row(seed, quick, log):
+        """A factory model over the library's nearest one: inference, training step, FLOPs, parameters, memory."""
+        import torch
+
+        from segtutor import probe
+        from segtutor.factory import create_model
+
+        side = 64 if quick else SIDE
+        torch.manual_seed(seed)
+        ours = create_model({"backbone": backbone, "head": {"type": head}, "num_classes": CLASSES})
+        theirs = _theirs(name, encoder, options)
+        images, target = torch.randn(BATCH, 3, side, side), torch.randint(0, CLASSES, (BATCH, side, side))
+
+        def inference(model, layout):
+            return _inference_seconds(model.eval(), images.to(memory_format=layout))
+
+        def step(model, layout):
+            return step_seconds(model.train(), images.to(memory_format=layout), target)
+
+        pair, size, rounds = (ours, theirs), (side, side), 2 if quick else 9
+        flops = [probe.count_flops(model.eval(), size) for model in pair]
+        peak = [probe.count_peak_bytes(model.train(), size, batch=BATCH) for model in pair]
+        parameters = [probe.count_parameters(model) for model in pair]
+        values = {
+            "inference": _ratio(ours, theirs, inference, rounds, log),
+            "step": _ratio(ours, theirs, step, rounds, log),
+            "flops": flops[0] / flops[1],
+            "peak_memory": peak[0] / peak[1],
+            "parameters": parameters[0] / parameters[1],
+        }
+        log(f"{head}: {values}")
+        return values
+
+
+for _head, _case in NEAREST.items():
+    _register(_head, *_case)
+
+
+@experiment(
+    "speed/create_model",
+    group="speed",
+    seeds=(0,),
+    unit={"ratio": "ratio", "channels_ms": "ms"},
+    conditions="create_model('resnet50-aspp') over timm.create_model(features_only) plus the head, processor time in "
+    "turns, median and quartiles of 7 pairs; channels_ms: the slowest get_backbone_channels of all short names, the "
+    "median of 5 calls each, after import",
+)
+def building(seed, quick, log):
+    """What the factory adds to the calls underneath, and how long asking for channels takes."""
+    import timm
+
+    from segtutor.factory import create_head, create_model, get_backbone_channels
+    from segtutor.factory.backbones import list_backbone_names
+
+    config = {"backbone": {"type": "resnet", "depth": 50}, "head": {"type": "aspp"}, "num_classes": 19}
+
+    def timed(build):
+        def once() -> float:
+            begun = time.process_time()
+            build()
+            return time.process_time() - begun
+
+        return once
+
+    def underneath():
+        network = timm.create_model("resnet50", features_only=True, out_indices=(1, 2, 3, 4))
+        return network, create_head(config, network.feature_info.channels(), 19)
+
+    ratio = paired_ratio(timed(lambda: create_model(config)), timed(underneath), 2 if quick else 7)
+    slowest = 0.0
+    for section in list_backbone_names().values():
+        ask = timed(lambda section=section: get_backbone_channels({"backbone": section}))
+        slowest = max(slowest, statistics.median(ask() for _ in range(5)))
+    log(f"{ratio}, channels in {1000 * slowest:.2f} ms at most")
+    return {"ratio": ratio, "channels_ms": 1000 * slowest}
