@@ -6,6 +6,7 @@ import torch
 
 from segtutor.benchmark import experiment, protocol
 from segtutor.benchmark.deeplab_v1 import CRF_CONDITIONS, CRF_CONFIG, CRF_UNITS, with_and_without_crf
+from segtutor.benchmark.speed import rival
 
 
 def _tiny(num_classes, **options):
@@ -242,3 +243,32 @@ def v2_and_v3(seed, quick, log):
             f"{name}/pooled": int(getattr(aspp, "image_pooling", None) is not None),
         }
     return values
+
+
+# ---------------------------------------------------------------------------------------------------------------- speed
+
+
+def _torchvision_preset(num_classes):
+    from segtutor.models import DeepLabV3
+    from segtutor.models.deeplab_v3 import PRESETS
+
+    return DeepLabV3(num_classes, **PRESETS["torchvision_resnet50"])
+
+
+def torchvision_deeplab(num_classes):
+    """torchvision's DeepLab v3, returning its logits alone."""
+    import torch
+    from torchvision.models.segmentation import deeplabv3_resnet50
+
+    class Reference(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=num_classes)
+
+        def forward(self, images):
+            return self.network(images)["out"]
+
+    return Reference()
+
+
+rival("deeplab_v3", _torchvision_preset, torchvision_deeplab, "DeepLab v3 with torchvision's rates and dropout")
