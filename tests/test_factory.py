@@ -156,7 +156,7 @@ GOOD = {"backbone": RESNET18, "head": {"type": "fcn"}, "num_classes": 4}
         ({"backbone": {**RESNET18, "output_stride": 4}}, "backbone.output_stride: 4 .*did you mean 8, 16 or 32"),
         ({"backbone": {**RESNET18, "pretrained": 1}}, "backbone.pretrained: 1 is a int, expected bool or str"),
         ({"backbone": 18}, "backbone"),
-        ({"head": {"type": "fnc"}}, "head.type: 'fnc' is unknown; did you mean 'fcn'"),
+        ({"head": {"type": "fnc"}}, "head.type: 'fnc' is unknown; did you mean .*'fcn'"),
         ({"head": {"type": "fcn", "dropout": "much"}}, "head.dropout: 'much' is a str, expected float"),
         ({"head": None}, "head"),
         ({"num_classes": 0}, "num_classes: 0 is too small"),

@@ -5,6 +5,7 @@ Adding a head takes one class, in a file that is imported at the end of this one
     @register_head("mean")
     class MeanHead(nn.Module):
         in_strides, out_stride = (32,), 32
+        when = "To know what the mean of c4 alone is worth."
         def __init__(self, channels, strides, num_classes, *, proj_dim: Count = 256): ...
         def forward(self, features): return HeadOutput(logits, embedding)
 
@@ -39,7 +40,8 @@ def register_head(name: str) -> Callable[[type], type]:
 
     The class is called as ``Head(channels, strides, num_classes, **settings)``: channel counts and output strides of
     c1 .. c4, and what its keyword-only arguments ask for. It has ``in_strides``, the nominal strides of the maps that
-    it reads, and ``out_stride``, that of its logits; its forward takes `Features` to a `HeadOutput`.
+    it reads, ``out_stride``, that of its logits, and ``when``, a line that says when to use it; its forward takes
+    `Features` to a `HeadOutput`.
 
     Args:
         name: the ``type`` by which configurations ask for it.
@@ -97,4 +99,18 @@ def create_head(config, channels: Sequence[int], num_classes: int) -> nn.Module:
     return build_head(settings, channels, backbone_strides(config), num_classes)
 
 
-from segtutor.factory.heads import fcn  # noqa: E402, F401  (each file registers its head)
+# Each file registers its head.
+from segtutor.factory.heads import (  # noqa: E402, F401
+    aspp,
+    aspp_ocnet,
+    extremely_fast_segformer,
+    fcn,
+    fpn,
+    jpu,
+    ksac,
+    ocnet,
+    psp,
+    segformer,
+    ultrafast_segformer,
+    uper,
+)

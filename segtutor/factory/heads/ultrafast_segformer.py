@@ -1,0 +1,103 @@
+"""SegFormer's decoder on half the channels: one linear map per level, summed from coarse to fine.
+
+After Xie et al. 2021 (arXiv 2105.15203), whose decoder spends most of its time in enlarging maps of 256 channels to
+stride 4 and in a matrix of 1,024 by 256 there.
+
+**When to use it.** With a small transformer backbone, where the decoder of the paper takes longer than the backbone.
+
+**Differences from the paper**
+
+* Projection and fusion are one matrix: nothing but linear maps stood between them.
+* A level is enlarged to the size of the next finer one and added there, so that only one map is ever made at stride 4.
+* 128 channels in place of 256.
+* Once trained, the normalisation is folded into the matrices.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segtutor.factory.backbones import Features
+from segtutor.factory.config import Count, Share
+from segtutor.factory.heads import HeadOutput, register_head
+from segtutor.layers import BatchNorm2d, resize
+
+
+class StepwiseDecoder(nn.Module):
+    """Maps to one of ``width`` channels at the size of the first: project each, add from coarse to fine, normalise.
+
+    Args:
+        channels: of the maps, from fine to coarse.
+        width: channels that come out.
+        dropout: share of the channels dropped in training.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int, dropout: float):
+        super().__init__()
+        # No bias: the normalisation that follows the sum would take it away.
+        self.project = nn.ModuleList(nn.Conv2d(channel, width, 1, bias=False) for channel in channels)
+        self.norm = BatchNorm2d(width)
+        self.dropout = nn.Dropout2d(dropout)
+
+    def sum_up(self, maps: list[Tensor], scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """The sum (B, width, h, w) of all projected maps, times ``scale`` and plus ``shift`` for each channel."""
+        total = None
+        for layer, x in zip(reversed(self.project), reversed(maps), strict=True):
+            weight = layer.weight if scale is None else layer.weight * scale[:, None, None, None]
+            # The coarsest carries the shift to all others: enlarging leaves a constant as it is.
+            level = F.conv2d(x, weight, shift if total is None else None)  # (B, E, h_i, w_i)
+            total = level if total is None else level + resize(total, x.shape[2:])
+        return total
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """maps (B, channels[i], h_i, w_i), from fine to coarse, to (B, width, h_1, w_1)."""
+        if self.training:
+            return self.dropout(F.relu(self.norm(self.sum_up(maps))))
+        scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)  # (E,)
+        return F.relu(self.sum_up(maps, scale, self.norm.bias - self.norm.running_mean * scale))
+
+
+@register_head("ultrafast_segformer")
+class UltrafastSegFormerHead(nn.Module):
+    """The stepwise decoder on all four maps, 1x1 classifier.
+
+    Args:
+        channels, strides: of c1 .. c4.
+        num_classes: classes to score.
+        proj_dim: channels of every level and of the embedding.
+        out_stride: of the logits, 4 or 8; at 8, c1 is averaged down to c2's size first.
+        dropout: share of the embedding's channels dropped in training.
+
+    Attributes:
+        in_strides: nominal strides of the maps that it reads.
+        out_stride: nominal stride of its logits.
+        when: when to use it, in one line.
+    """
+
+    in_strides, out_stride = (4, 8, 16, 32), 4
+    when = "A small transformer backbone at nearly its own speed; wider than the extremely fast one."
+
+    def __init__(
+        self,
+        channels,
+        strides,
+        num_classes,
+        *,
+        proj_dim: Count = 128,
+        out_stride: Literal[4, 8] = 4,
+        dropout: Share = 0.1,
+    ):
+        super().__init__()
+        self.out_stride = out_stride
+        self.decoder = StepwiseDecoder(channels, proj_dim, dropout)
+        self.classifier = nn.Conv2d(proj_dim, num_classes, 1)
+
+    def forward(self, features: Features) -> HeadOutput:
+        """Four maps to logits and embedding at ``out_stride``."""
+        c1, *coarser = features.maps
+        if self.out_stride == 8:
+            c1 = resize(c1, coarser[0].shape[2:])  # (B, C1, H/8, W/8)
+        embedding = self.decoder([c1, *coarser])  # (B, E, H/4, W/4)
+        return HeadOutput(self.classifier(embedding), embedding)  # (B, num_classes, H/4, W/4)
