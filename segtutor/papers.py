@@ -419,6 +419,11 @@ _VIT = Paper(
         parameters_base16=(86_567_656, "parameters", _TORCHVISION + ", 1000 classes"),
         parameters_base32=(88_224_232, "parameters", _TORCHVISION + ", 1000 classes"),
         parameters_large16=(304_326_632, "parameters", _TORCHVISION + ", 1000 classes"),
+        parameters_base16_512_linear=(
+            86_549_910,
+            "parameters",
+            "computed: grid of 512 x 512, 150 classes for each patch",
+        ),
         tokens_224=(197, "tokens, class token included", "computed for patch side 16"),
         layers_base=(12, "layers", "computed: read from the network"),
         width_base=(768, "channels", "computed: read from the network"),

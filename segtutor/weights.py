@@ -158,6 +158,27 @@ def _smp_deeplab_map() -> KeyMap:
     return KeyMap(_by_prefix(parts), fresh=r"decoder\.refine\.1\.")
 
 
+def _torchvision_vit_map(head: str | None, **options) -> KeyMap:
+    """Both generations of names: the MLP has linear_1 and linear_2 in torchvision's files, 0 and 3 in its code."""
+    parts = {
+        "conv_proj": "project",
+        "encoder.ln": "norm",
+        "heads.head": head,
+        **{f"encoder.layers.encoder_layer_{i}": f"blocks.{i}" for i in range(48)},
+    }
+    by_prefix = _by_prefix(parts)
+    layers = {".ln_1.": ".norm1.", ".self_attention.": ".attention.", ".in_proj_": ".qkv.", ".out_proj.": ".project."}
+    layers |= {".ln_2.": ".norm2.", ".mlp.linear_1.": ".mlp.0.", ".mlp.linear_2.": ".mlp.2.", ".mlp.3.": ".mlp.2."}
+
+    def rename(name: str) -> str | None:
+        renamed = "positions" if name == "encoder.pos_embedding" else by_prefix(name)
+        for theirs, ours in layers.items() if renamed else ():
+            renamed = renamed.replace(theirs, ours)
+        return renamed
+
+    return KeyMap(rename, **options)
+
+
 def _torchvision_swin_map(trunk: str = "", **options) -> KeyMap:
     """torchvision counts entries and blocks in one list: embedding, stage 1, merging, stage 2, ..."""
     parts = {
@@ -347,6 +368,8 @@ MAPS: dict[tuple[str, str], KeyMap] = {
     ("torchvision resnet", "DeepLabV3Plus"): _resnet_map(trunk="trunk.", fresh=r"(aspp|decoder|classifier)\."),
     ("torchvision deeplabv3", "DeepLabV3"): _torchvision_deeplab_map(),
     ("smp deeplabv3plus", "DeepLabV3Plus"): _smp_deeplab_map(),
+    ("torchvision vit", "ViT"): _torchvision_vit_map("head"),
+    ("torchvision vit", "ViTSegmenter"): _torchvision_vit_map(None, fresh=r"head\."),
     ("torchvision swin", "SwinTransformer"): _torchvision_swin_map(fresh=r"norms\."),
     ("torchvision swin", "SwinUPerNet"): _torchvision_swin_map(
         "trunk.", fresh=r"(trunk\.norms|decoder|classifier|auxiliary)\."
@@ -370,6 +393,8 @@ def _kind(names: Mapping[str, Tensor]) -> str:
         return "torchvision deeplabv3"
     if "decoder.aspp.0.convs.0.0.weight" in names and "decoder.block1.0.weight" in names:
         return "smp deeplabv3plus"
+    if "class_token" in names and "encoder.pos_embedding" in names:
+        return "torchvision vit"
     if "features.1.0.attn.relative_position_bias_table" in names:
         return "torchvision swin"
     if "decode_head.psp_modules.0.1.conv.weight" in names:
@@ -474,6 +499,7 @@ _IMAGENET: dict[str, Callable[[nn.Module], str]] = {
         ("PSPNet", "DeepLabV2", "DeepLabV3", "DeepLabV3Plus"),
         lambda model: f"ResNet{model.trunk.depth}_Weights.IMAGENET1K_V1",
     ),
+    "ViT": lambda model: f"ViT_{'L' if len(model.blocks) == 24 else 'B'}_{model.patch}_Weights.IMAGENET1K_V1",
     "SwinTransformer": lambda model: _swin_weights(model),
     "SwinUPerNet": lambda model: _swin_weights(model.trunk),
 }
@@ -585,8 +611,8 @@ def load_pretrained(
 
     Args:
         model: an FCN, a `UNet`, a `SegNet`, a `PSPNet`, a `DeepLabV1`, `DeepLabV2`, `DeepLabV3` or `DeepLabV3Plus`,
-            a `VGG16`, a `ResNet`, a `SwinTransformer` or a `SwinUPerNet` of the paper's widths; a `SegFormer` or a
-            `MixTransformer`.
+            a `ViT`, a `ViTSegmenter`, a `VGG16`, a `ResNet`, a `SwinTransformer` or a `SwinUPerNet` of the paper's
+            widths; a `SegFormer` or a `MixTransformer`.
         name: "imagenet": torchvision's classification weights for the model's trunk; "coco": the whole of
             torchvision's DeepLab v3, for ``DeepLabV3(21, **PRESETS["torchvision_resnet50"])`` or its "resnet101";
             for a `SegFormer` or its trunk a repository of the Hugging Face hub, such as "nvidia/mit-b0" (the trunk,

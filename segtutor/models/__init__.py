@@ -16,6 +16,8 @@ _FILES = {
     "DeepLabV2": "deeplab_v2",
     "DeepLabV3": "deeplab_v3",
     "DeepLabV3Plus": "deeplab_v3plus",
+    "ViT": "vit",
+    "ViTSegmenter": "vit",
     "SwinTransformer": "swin",
     "SwinUPerNet": "upernet",
     "MixTransformer": "segformer",
