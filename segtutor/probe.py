@@ -218,23 +218,27 @@ def count_peak_bytes(model: nn.Module, size: Sequence[int], *, batch: int = 1, t
         batch: images, where `size` does not say.
         training: count a training step; False counts an inference.
     """
-    watch, weights = _Alive(), []
+    step = _Step(model, training)
+    with _Mode(model, training), torch.set_grad_enabled(training), step.watch:
+        return _run_without_numbers(step, _input_shape(model, size, batch))
 
-    def begin(module: nn.Module, images: tuple[Tensor]) -> None:  # inside the call, where the stand-ins are in place
-        weights[:] = module.parameters()
-        watch.start(*images, ignore=[*weights, *module.buffers()])
 
-    hook = model.register_forward_pre_hook(begin)
-    try:
-        with _Mode(model, training), torch.set_grad_enabled(training), watch:
-            output = _tensors(_run_without_numbers(model, _input_shape(model, size, batch)))
-            ends = [tensor for tensor in output if tensor.requires_grad]
-            if ends:  # autograd.grad and not backward: no weight's .grad is touched
-                wanted = [weight for weight in weights if weight.requires_grad]
-                torch.autograd.grad(_AnyLoss.apply(*ends), wanted, allow_unused=True)
-            return watch.peak
-    finally:
-        hook.remove()
+class _Step(nn.Module):
+    """Images in, the most bytes held at once out: the whole step is one call, so that a backward pass which computes
+    maps again (gradient checkpointing) meets the same stand-ins as the forward pass."""
+
+    def __init__(self, model: nn.Module, training: bool):
+        super().__init__()
+        self.model, self.backward, self.watch = model, training, _Alive()
+
+    def forward(self, images: Tensor) -> int:
+        weights = list(self.model.parameters())
+        self.watch.start(images, ignore=[*weights, *self.model.buffers()])
+        ends = [tensor for tensor in _tensors(self.model(images)) if tensor.requires_grad]
+        if self.backward and ends:  # autograd.grad and not backward: no weight's .grad is touched
+            wanted = [weight for weight in weights if weight.requires_grad]
+            torch.autograd.grad(_AnyLoss.apply(*ends), wanted, allow_unused=True)
+        return self.watch.peak
 
 
 # ------------------------------------------------------------------------------------------------------ shape trace

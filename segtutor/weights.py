@@ -567,7 +567,7 @@ def _fetch_from_hub(repository: str) -> dict[str, Tensor]:
 
     for name in _FILES:
         try:
-            return _read(hf_hub_download(repository, name))
+            return read_weights(hf_hub_download(repository, name))
         except WeightsError:
             raise
         except Exception as error:  # no network, no such repository, a full disk: each has its own error
@@ -580,7 +580,15 @@ def _fetch_from_hub(repository: str) -> dict[str, Tensor]:
                 ) from error
 
 
-def _read(path: str | Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a file of weights, without executing anything that is in it.
+
+    Args:
+        path: a .safetensors, .pth or .bin file, or a folder copied from the Hugging Face hub.
+
+    Raises:
+        WeightsError: no such file, or no plain state dict in it.
+    """
     path = Path(path)
     if path.is_dir():
         path = next((path / name for name in _FILES if (path / name).is_file()), path)
@@ -630,7 +638,7 @@ def load_pretrained(
         WeightsError: the file could not be fetched or read.
     """
     if path is not None:
-        tensors = _read(path)
+        tensors = read_weights(path)
     elif name in _PUBLISHED:
         tensors = _fetch(model, name, progress)
     elif name.count("/") == 1:

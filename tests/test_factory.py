@@ -3,11 +3,9 @@
 from dataclasses import is_dataclass
 
 import pytest
-import timm
 import torch
 import torchvision
 from contract import ModelContract, images, perturb_norms, seeded
-from safetensors.torch import save_file
 from torch import nn
 
 from segtutor import factory
@@ -33,31 +31,6 @@ def build(num_classes, in_channels=3):
 class TestFactory(ModelContract):
     models = {"resnet18-fcn": build}
     overfit = (15, 1e-3)
-
-
-@pytest.mark.parametrize("in_channels", [3, 1])
-@pytest.mark.parametrize(("depth", "output_stride"), [(18, 32), (18, 8), (50, 16)])
-@torch.no_grad()
-def test_backbone_is_timms(depth, output_stride, in_channels):
-    theirs = timm.create_model(
-        f"resnet{depth}",
-        features_only=True,
-        out_indices=(1, 2, 3, 4),
-        output_stride=output_stride,
-        in_chans=in_channels,
-    )
-    theirs = perturb_norms(theirs).eval()
-    config = {"type": "resnet", "depth": depth, "output_stride": output_stride}
-    ours = create_backbone(config, in_channels).eval()
-    ours.network.load_state_dict(theirs.state_dict())  # strict: the same names
-    x = images(2, in_channels, 65, 97)
-    features = ours(x)
-    for our, their in zip(features.maps, theirs(x), strict=True):
-        assert our.equal(their)
-    assert features.channels == tuple(map_.shape[1] for map_ in features.maps) == ours.channels
-    assert features.strides == tuple(min(stride, output_stride) for stride in (4, 8, 16, 32)) == ours.strides
-    for map_, stride in zip(features.maps, features.strides, strict=True):
-        assert map_.shape[2:] == (-(-65 // stride), -(-97 // stride))
 
 
 @torch.no_grad()
@@ -95,50 +68,6 @@ def test_short_names_are_configurations():
         name: value.shape for name, value in long.state_dict().items()
     }
     assert create_model("resnet-fcn", num_classes=2).backbone.channels == (256, 512, 1024, 2048), "the default depth"
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-@pytest.mark.parametrize("pretrained", [False, True])
-def test_channels_are_known_without_building_anything(monkeypatch, name, pretrained):
-    section = {**backbones.list_backbone_names()[name], "pretrained": pretrained}
-    built = create_backbone({**section, "pretrained": False}).channels
-
-    def build(*_, **__):
-        raise AssertionError("nothing may be built to know the channels")
-
-    monkeypatch.setattr(timm, "create_model", build)
-    assert tuple(factory.get_backbone_channels({"backbone": section, "head": {"type": "fcn"}})) == built
-
-
-@pytest.mark.parametrize("in_channels", [3, 1])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_pretrained_weights_from_a_file(tmp_path, suffix, in_channels):
-    saved = perturb_norms(timm.create_model("resnet18"))
-    path = tmp_path / f"weights{suffix}"
-    save_file(saved.state_dict(), path) if suffix == ".safetensors" else torch.save(saved.state_dict(), path)
-    backbone = create_backbone({**RESNET18, "pretrained": str(path)}, in_channels).network
-    assert backbone.layer4[1].bn2.running_var.equal(saved.layer4[1].bn2.running_var)
-    first = saved.conv1.weight if in_channels == 3 else saved.conv1.weight.sum(1, keepdim=True)
-    torch.testing.assert_close(backbone.conv1.weight, first)
-
-
-def test_pretrained_weights_that_cannot_be_had(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="backbone.pretrained: there is no file"):
-        create_backbone({**RESNET18, "pretrained": str(tmp_path / "missing.pth")})
-    (tmp_path / "broken.pth").write_bytes(b"no weights")
-    with pytest.raises(ConfigError, match="backbone.pretrained: .* could not be read"):
-        create_backbone({**RESNET18, "pretrained": str(tmp_path / "broken.pth")})
-    torch.save(timm.create_model("resnet34").state_dict(), tmp_path / "deeper.pth")
-    with pytest.raises(ConfigError, match="backbone.pretrained: .* is not of resnet18"):
-        create_backbone({**RESNET18, "pretrained": str(tmp_path / "deeper.pth")})
-
-    def offline(name, pretrained, **options):
-        assert pretrained is True
-        raise OSError("Name or service not known")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(ConfigError, match="backbone.pretrained: .*Name or service not known.*local file"):
-        create_backbone({**RESNET18, "pretrained": True})
 
 
 GOOD = {"backbone": RESNET18, "head": {"type": "fcn"}, "num_classes": 4}
