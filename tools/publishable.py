@@ -1,6 +1,6 @@
 """Refuse to publish a book that shows a dataset's images: CamVid is for research use, the tissue set non-commercial.
 
-    python tools/publishable.py     after `make book`, in the environment and on the machine that built it
+python tools/publishable.py     after `make book`, in the environment and on the machine that built it
 """
 
 from __future__ import annotations

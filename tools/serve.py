@@ -1,6 +1,6 @@
 """Serve the built book on this machine, and take pictures of its pages.
 
-    python tools/serve.py FOLDER [PAGE ...]     screenshots of the pages (default: all), wide and narrow, light and dark
+python tools/serve.py FOLDER [PAGE ...]     screenshots of the pages (default: all), wide and narrow, light and dark
 """
 
 from __future__ import annotations

@@ -1,5 +1,15 @@
 """Training and evaluation: the loop that every chapter uses. It knows no model, only losses and metrics."""
 
-from segtutor.training.loop import History, autocast_dtype, evaluate, fit, poly
+from segtutor.training.checkpointing import load_checkpoint, save_checkpoint
+from segtutor.training.loop import History, autocast_dtype, evaluate, fit, poly, warmed_up
 
-__all__ = ["History", "autocast_dtype", "evaluate", "fit", "poly"]
+__all__ = [
+    "History",
+    "autocast_dtype",
+    "evaluate",
+    "fit",
+    "load_checkpoint",
+    "poly",
+    "save_checkpoint",
+    "warmed_up",
+]

@@ -8,14 +8,18 @@ used only where the hardware computes in it natively.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import platform
 import random
+import signal
 import statistics
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from segtutor.losses import CrossEntropyLoss
 from segtutor.metrics import ConfusionMatrix
+from segtutor.training.checkpointing import restore, set_random_state, snapshot
 
 
 @dataclass
@@ -72,6 +77,17 @@ def poly(step: int, steps: int, power: float = 0.9) -> float:
     return (1 - step / steps) ** power
 
 
+def warmed_up(schedule: str | Callable[[int, int], float], warmup: int) -> Callable[[int, int], float]:
+    """A schedule whose first `warmup` steps rise in a straight line, for networks that a full first step would upset.
+
+    Args:
+        schedule: "poly", "constant" or a function (step, steps) -> factor on the learning rate.
+        warmup: steps until the factor is the schedule's own; 0 changes nothing.
+    """
+    factor = _schedule(schedule)
+    return lambda step, steps: factor(step, steps) * min(1.0, (step + 1) / (warmup + 1))
+
+
 def fit(
     model: nn.Module,
     dataset: Dataset,
@@ -94,11 +110,15 @@ def fit(
     on_step: Callable[[int, float], None] | None = None,
     log_dir: str | Path | None = None,
     num_workers: int = 0,
+    save: Callable[[dict[str, Any]], None] | None = None,
+    save_every: int | None = None,
+    resume: Mapping[str, Any] | None = None,
 ) -> History:
     """Train `model` on `dataset` for a number of steps, reshuffling whenever the set has been seen once.
 
     Two calls with the same model weights and the same `seed` give the same losses, bit for bit on a CPU, and the
-    caller's own random numbers go on as if nothing had happened. The model is left in evaluation mode.
+    caller's own random numbers go on as if nothing had happened. The model is left in evaluation mode. A run that is
+    continued from a saved state has the losses of one that was never interrupted.
 
     Args:
         model: maps images (B, C, H, W) to logits (B, num_classes, H, W). Changed in place.
@@ -123,13 +143,17 @@ def fit(
         on_step: called as `on_step(step, loss)` after each step.
         log_dir: write loss, learning rate and scores there for TensorBoard.
         num_workers: processes that load data; 0 loads in this one.
+        save: called as `save(state)` after each validation, after the last step and after Ctrl-C, with what it takes to
+            continue; see :func:`save_checkpoint`. The tensors are the live ones: write them before returning.
+        save_every: call it also every so many steps.
+        resume: a state to continue from, with the model, data and settings of the run that it was saved in.
 
     Returns:
-        The curves. After Ctrl-C, the curves so far.
+        The curves. After Ctrl-C, which waits for the end of the step, the curves so far.
 
     Raises:
         FloatingPointError: the loss became infinite or not a number; names the step.
-        ValueError: a setting or a batch that cannot be trained on.
+        ValueError: a setting or a batch that cannot be trained on, or a state of another run.
     """
     device, dtype = _prepare(model, device, precision)
     factor = _schedule(schedule)
@@ -137,16 +161,26 @@ def fit(
     if isinstance(loss, nn.Module):
         loss.to(device)
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     history, reporter = History(precision=_NAMES[dtype]), _Reporter(steps, log_every, log_dir)
+    run = {"seed": seed, "batch_size": batch_size, "images": len(dataset)}  # what the order of the images hangs on
+    if resume is not None:
+        history = _continued(resume, run, model, optimizer, scaler)
+    base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    start, seconds, whole = len(history.steps), history.seconds, True
 
-    with reporter, _seeded(seed, device):
+    def hand_out() -> None:
+        history.seconds = seconds + reporter.seconds
+        save({**snapshot(model, optimizer, scaler), "run": run, "history": asdict(history)})
+
+    with reporter, _seeded(seed, device), _interrupts_between_steps() as interrupted:
         try:
             model.train()
-            batches = iter(_loader(dataset, batch_size, seed, num_workers))
-            for step in range(1, steps + 1):
-                tick = time.perf_counter()
+            batches = iter(_loader(dataset, batch_size, seed, num_workers, start))
+            if resume is not None:
+                set_random_state(resume["random"])
+            for step in range(start + 1, steps + 1):
+                tick, whole = time.perf_counter(), False
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = base * factor(step - 1, steps)
                 images, masks = next(batches)
@@ -163,14 +197,22 @@ def fit(
                 scaler.step(optimizer)
                 scaler.update()
                 reporter.record(history, step, number, optimizer.param_groups[0]["lr"], time.perf_counter() - tick)
+                whole = True
                 if on_step is not None:
                     on_step(step, number)
-                if valid is not None and (step == steps or (valid_every and step % valid_every == 0)):
+                validate = valid is not None and (step == steps or bool(valid_every and step % valid_every == 0))
+                if validate:
                     scores = evaluate(model, valid, batch_size=batch_size, precision=precision)
                     reporter.validated(history, step, scores)
+                if interrupted:
+                    raise KeyboardInterrupt
+                if save is not None and (validate or step == steps or (save_every and step % save_every == 0)):
+                    hand_out()
         except KeyboardInterrupt:
             history.interrupted = True
-    history.seconds = reporter.seconds
+            if save is not None and whole:  # half a step could not be continued
+                hand_out()
+    history.seconds = seconds + reporter.seconds
     model.eval()
     return history
 
@@ -192,8 +234,8 @@ def evaluate(
     Args:
         model: maps images (B, C, H, W) to logits (B, num_classes, H, W); one logit per pixel means background (below
             zero) against foreground. Its train/eval mode is put back afterwards.
-        dataset: as for :func:`fit`. Images of several sizes need ``batch_size=1``.
-        batch_size: images at a time; has no influence on the scores.
+        dataset: as for :func:`fit`, but the images may differ in size.
+        batch_size: images at a time, where their sizes agree; has no influence on the scores.
         num_classes: None: as many as the model has logits.
         ignore_index: label of pixels that do not count.
         boundary_width: pixels on either side of a true border that the boundary score looks at; None: no such score.
@@ -212,7 +254,8 @@ def evaluate(
         model.eval()
         # Seeded, so that a dataset that draws random numbers is scored alike each time.
         with torch.inference_mode(), _seeded(0, device):
-            for images, masks in DataLoader(dataset, batch_size, collate_fn=_collate):
+            batches = DataLoader(dataset, batch_size, collate_fn=_collate_by_size)
+            for images, masks in itertools.chain.from_iterable(batches):
                 images = images.to(device, memory_format=torch.channels_last)
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
                     logits = model(images)
@@ -301,6 +344,27 @@ def _seeded(seed: int, device: torch.device):
             np.random.set_state(numpy_state)
 
 
+@contextlib.contextmanager
+def _interrupts_between_steps():
+    """Yield a list that Ctrl-C fills, so that no step is cut in two; the second Ctrl-C does not wait."""
+    asked: list[int] = []
+
+    def note(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield asked  # only the main thread hears signals, and a process told to ignore them goes on doing so
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
     """Indices of one shuffled batch after the other, pass after pass over the set, without end."""
     while True:
@@ -309,16 +373,40 @@ def _batches(count: int, batch_size: int, generator: torch.Generator) -> Iterato
                 yield batch.tolist()
 
 
-def _loader(dataset: Dataset, batch_size: int, seed: int, num_workers: int) -> DataLoader:
+class _Placed(Dataset):
+    """Seeds the n-th image of a run by n, so that it looks the same whichever worker loads it and after any break."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, place_and_index: tuple[int, int]):
+        place, index = place_and_index
+        number = int(np.random.SeedSequence((self.seed % 2**32, place)).generate_state(1)[0])
+        torch.manual_seed(number)
+        np.random.seed(number)
+        random.seed(number)
+        return self.dataset[index]
+
+
+def _ignore_interrupts(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that trains hears Ctrl-C, and decides
+
+
+def _loader(dataset: Dataset, batch_size: int, seed: int, num_workers: int, start: int = 0) -> DataLoader:
     if len(dataset) == 0 or batch_size < 1:
         raise ValueError(f"cannot train on {len(dataset)} images in batches of {batch_size}: both must be at least 1")
     # Two generators: the order of the images must not depend on how many numbers the loader draws to seed its workers.
     order, workers = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+    batches = itertools.islice(_batches(len(dataset), batch_size, order), start, None)
+    if num_workers:
+        dataset, numbered = _Placed(dataset, seed), enumerate(batches, start)
+        batches = ([(number * batch_size + i, index) for i, index in enumerate(batch)] for number, batch in numbered)
     return DataLoader(
         dataset,
-        batch_sampler=_batches(len(dataset), batch_size, order),
+        batch_sampler=batches,
         num_workers=num_workers,
         generator=workers,
+        worker_init_fn=_ignore_interrupts,
         collate_fn=_collate,
     )
 
@@ -334,7 +422,26 @@ def _collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return images, masks
 
 
+def _collate_by_size(samples: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    groups: dict[tuple[int, ...], list] = {}
+    for image, mask in samples:
+        groups.setdefault(tuple(image.shape), []).append((image, mask))
+    return [_collate(group) for group in groups.values()]
+
+
 # ---------------------------------------------------------------------------------------------------------- helpers
+def _continued(resume: Mapping[str, Any], run: dict[str, int], model, optimizer, scaler) -> History:
+    """Put everything back to where the saved run stood; returns its curves."""
+    for name, value in run.items():
+        if resume["run"][name] != value:
+            raise ValueError(
+                f"the saved run had {name}={resume['run'][name]}, not {value}: a run continues with the settings and "
+                "data that it began with"
+            )
+    restore(resume, model, optimizer, scaler)
+    return History(**{**resume["history"], "interrupted": False})
+
+
 def _schedule(schedule: str | Callable[[int, int], float]) -> Callable[[int, int], float]:
     known = {"poly": poly, "constant": lambda step, steps: 1.0}
     if callable(schedule):

@@ -1,0 +1,115 @@
+"""The state of a training run as one file, so that a run that was cut short goes on as if it had not been.
+
+What it takes to continue bit for bit: the weights with their running statistics, the optimiser's moments, the loss
+scaler, every generator of random numbers, and the step. The learning rate and the order of the images follow from the
+step alone. A checkpoint holds tensors and plain values, and is read without executing anything that is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+FORMAT = 1
+
+
+def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:
+    """Write a state that :func:`~segtutor.training.fit` handed out: the whole file, or nothing.
+
+    A power cut in the middle of it leaves the checkpoint that was there before.
+
+    Args:
+        state: tensors and plain values.
+        path: the file; its folder is made where it is missing.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read what :func:`save_checkpoint` wrote, for ``fit(..., resume=state)``.
+
+    Raises:
+        ValueError: there is no such file, or it holds no state of a run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}: nothing was saved before the run ended, so start it anew")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each way of being no checkpoint has a type of its own
+        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}): start anew") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(f"{path} holds no state of a training run that this version can continue: start the run anew")
+    return state
+
+
+def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Any]:
+    """Everything that the next step depends on. The tensors are the live ones: write them before the next step."""
+    return {
+        "format": FORMAT,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "random": random_state(),
+    }
+
+
+def restore(
+    state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> None:
+    """Put model, optimiser and scaler back to a snapshot; the random numbers wait for :func:`set_random_state`.
+
+    Raises:
+        ValueError: the snapshot is of another model or optimiser.
+    """
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the saved state is not of this model and optimiser ({reason}): start the run anew") from None
+
+
+def random_state() -> dict[str, Any]:
+    """Where torch, numpy and `random` stand, as tensors and plain values."""
+    name, words, *rest = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": [name, torch.from_numpy(words.astype(np.int64)), *rest],
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Go back to where torch, numpy and `random` stood."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+    name, words, *rest = state["numpy"]
+    np.random.set_state((name, words.numpy().astype(np.uint32), *rest))
+    version, numbers, spare = state["python"]
+    random.setstate((version, tuple(numbers), spare))
