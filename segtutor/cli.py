@@ -42,6 +42,27 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--num-classes", type=int, default=None, help="how many classes the masks may hold")
     check.set_defaults(run=_check_data)
 
+    train = commands.add_parser("train", help="from a configuration to a trained model")
+    source = train.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", help="a YAML file, a shipped configuration, or a model such as resnet18-fcn")
+    source.add_argument("--resume", type=Path, metavar="RUN", help="continue a run that was cut short")
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as model.backbone.depth=18")
+    train.add_argument("--out", type=Path, metavar="RUN", help="the folder to make; default: runs/CONFIG")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="score the model of a run")
+    evaluate.add_argument("folder", type=Path, metavar="RUN", help="a folder that train made")
+    evaluate.add_argument("--split", default=None, help="train, val or test; default: test where there is one")
+    evaluate.add_argument("--weights", choices=("best", "model"), help="default: the best, where they were kept")
+    evaluate.set_defaults(run=_evaluate)
+
+    predict = commands.add_parser("predict", help="label images with the model of a run")
+    predict.add_argument("folder", type=Path, metavar="RUN", help="a folder that train made")
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="where labels and overlays go")
+    predict.add_argument("--weights", choices=("best", "model"), help="default: the best, where they were kept")
+    predict.set_defaults(run=_predict)
+
     bench = commands.add_parser("benchmark", help="measure the numbers that the book cites")
     bench.add_argument("ids", nargs="*", metavar="ID", help="experiments, first parts of ids, or claims; default: all")
     bench.add_argument("--list", action="store_true", help="list the experiments and what is measured")
@@ -69,6 +90,35 @@ def _check_data(options: argparse.Namespace) -> int:
     report = check_path(options.path, num_classes=options.num_classes)
     print(report)
     return 1 if report.problems else 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from segtutor import commands
+
+    if options.resume is None:
+        history = commands.train(options.config, options.overrides, out=options.out)
+    elif options.overrides or options.out is not None:
+        raise ValueError("--resume continues a run with its own configuration and folder: leave the other options out.")
+    else:
+        history = commands.resume(options.resume)
+    return 130 if history.interrupted else 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from segtutor import commands
+
+    commands.evaluate(options.folder, options.split, weights=options.weights)
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from segtutor import commands
+
+    written, refused = commands.predict(options.folder, options.images, options.out, weights=options.weights)
+    for sentence in refused:
+        print(f"segtutor: {sentence}", file=sys.stderr)
+    print(f"Wrote {len(written)} label files and overlays to {options.out}.")
+    return 1 if refused else 0
 
 
 def _benchmark(options: argparse.Namespace) -> int:

@@ -36,6 +36,7 @@ ALLOWED = {
     "export": {"metrics", "viz"},
     "weights": {"papers"},
     "results": {"results"},
+    "commands": ANYTHING - {"cli"},
     "claims": {"papers", "results"},
     "chapter": {"data", "training", "viz", "probe", "results", "papers", "claims"},
     "benchmark": ANYTHING - {"cli"},

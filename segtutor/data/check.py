@@ -198,9 +198,9 @@ def _check_folder(path: Path, classes: Sequence[str] | int | None, limit: int | 
         for layout in LAYOUTS.values():
             if layout.matches(path):
                 return _check_known(layout.name, path, limit)
-    found = [(path, *_subfolders(path))]
+    found = [(path, *subfolders(path))]
     if None in found[0]:
-        found = [(part, *_subfolders(part)) for part in sorted(path.iterdir()) if part.is_dir()]
+        found = [(part, *subfolders(part)) for part in sorted(path.iterdir()) if part.is_dir()]
         found = [entry for entry in found if None not in entry]
     if not found:
         message = (
@@ -216,7 +216,8 @@ def _check_folder(path: Path, classes: Sequence[str] | int | None, limit: int | 
     return _check_own(name, pairs, problems, classes, limit, options)
 
 
-def _subfolders(path: Path) -> tuple[Path | None, Path | None]:
+def subfolders(path: Path) -> tuple[Path | None, Path | None]:
+    """The folder of images and the folder of masks in a folder, by the names that people use; None where missing."""
     names = {entry.name.lower(): entry for entry in path.iterdir() if entry.is_dir()}
     return tuple(next((names[n] for n in wanted if n in names), None) for wanted in (IMAGE_FOLDERS, MASK_FOLDERS))
 

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -81,21 +82,42 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, no YAML, or no keys and values in it.
     """
-    import yaml
-
     path = Path(path)
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         known = nearest(path.stem, shipped_configs())
         raise ConfigError(f"config: {path} could not be read ({error}); of the shipped ones, {known}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"config: {path} is no YAML{where}: {getattr(error, 'problem', None) or error}.") from None
+    config = parse_yaml(text, f"config: {path}")
     if not isinstance(config, Mapping):
         raise ConfigError(f"config: {path} holds no keys and values, such as num_classes: 19.")
     return dict(config)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text, without executing anything that is in it.
+
+    Args:
+        text: of a file, or one value such as "1e-3", which plain YAML 1.1 would leave a string.
+        where: what the message of an error begins with.
+
+    Raises:
+        ConfigError: no YAML.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Reads 1e-3 and 1.5e6 as the numbers that everyone means."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+    )
+    try:
+        return yaml.load(text, Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where} is no YAML{line}: {getattr(error, 'problem', None) or error}.") from None
 
 
 def read_config(source: Any) -> dict[str, Any]:

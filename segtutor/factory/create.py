@@ -243,7 +243,7 @@ def _tuples(value: Any) -> Any:
 def parse_config(config: Any, **settings) -> ModelConfig:
     """Check a configuration and fill in its defaults; see `create_model` for its forms."""
     if isinstance(config, str) and not config.endswith((".yaml", ".yml")) and config not in shipped_configs():
-        config = _expand(config)
+        config = expand(config)
     config = read_config(config)
     config = {**config.get("model", config), **settings} if isinstance(config.get("model", {}), Mapping) else config
     for name, check in (("backbone", parse_backbone), ("head", parse_head)):
@@ -252,8 +252,8 @@ def parse_config(config: Any, **settings) -> ModelConfig:
     return ModelConfig(**parse(ModelConfig, config, ""))
 
 
-def _expand(name: str) -> dict:
-    """Read "resnet18-fcn" as the short name of a backbone and a head."""
+def expand(name: str) -> dict:
+    """Read "resnet18-fcn" as the short name of a backbone and a head: the two sections that it stands for."""
     backbone, dash, head = name.rpartition("-")
     names = {**{name: {"type": name} for name in list_backbones()}, **list_backbone_names()}
     if not dash or not backbone or not head:

@@ -1,0 +1,125 @@
+"""From an image to labels, and from labels to files that other programs and people can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None, spec: Any = None) -> Tensor:
+    """Label every pixel of an image.
+
+    Args:
+        model: maps normalised images (B, C, H, W) to logits (B, num_classes, H, W); used as it is but in evaluation
+            mode, on the device where it is.
+        image: a tensor (C, H, W) in [0, 1], or a picture as Pillow and numpy have them, (H, W) or (H, W, C) in 0-255.
+        size: (height, width) at which the model sees it, where it was trained on resized images; None: as it is.
+        spec: anything with ``mean`` and ``std`` of the channels; None: what the model carries as ``model.info``.
+
+    Returns:
+        Labels (H, W) int64 on the CPU, at the size of the image.
+
+    Raises:
+        ValueError: the image cannot be read as one, or nobody says how it is normalised.
+    """
+    spec = getattr(model, "info", None) if spec is None else spec
+    if spec is None:
+        raise ValueError("the model does not say how its images are normalised: pass spec=dataset.spec")
+    pixels = _pixels(image)
+    if pixels.shape[0] != len(spec.mean):
+        raise ValueError(
+            f"the image has {pixels.shape[0]} channels, but the model was trained on {len(spec.mean)}: convert it to "
+            f"{'grey' if len(spec.mean) == 1 else 'colour'} first"
+        )
+    place = next(model.parameters()).device
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    seen = ((pixels - mean) / std)[None].to(place)  # (1, C, H, W)
+    if size is not None:
+        seen = F.interpolate(seen, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
+    was_training = model.training
+    try:
+        with torch.inference_mode():
+            logits = model.eval()(seen)  # (1, num_classes, H, W)
+            # Scores are resized, not labels: halfway between two classes lies no third one.
+            logits = F.interpolate(logits.float(), size=pixels.shape[1:], mode="bilinear", align_corners=False)
+    finally:
+        model.train(was_training)
+    if logits.shape[1] == 1:
+        return (logits[0, 0] > 0).long().cpu()  # (H, W)
+    return logits[0].argmax(0).cpu()  # (H, W)
+
+
+def save_labels(labels: Tensor, path: Path | str, spec: Any = None) -> Path:
+    """Write labels (H, W) as a PNG whose pixel values are the labels, shown in the colours of the classes.
+
+    Args:
+        labels: 0 to 255.
+        path: the file.
+        spec: anything with ``palette``, ``classes`` and ``ignore_index``; None: the colours of the book.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: a label does not fit into the file.
+    """
+    from PIL import Image
+
+    from segtutor import viz
+
+    if labels.ndim != 2 or int(labels.min()) < 0 or int(labels.max()) > 255:
+        raise ValueError(f"labels {tuple(labels.shape)} must be (H, W) with values from 0 to 255 to be written as PNG")
+    colors = np.full((256, 3), 228, np.uint8)
+    palette = viz.PALETTE if spec is None or not spec.palette else spec.palette
+    colors[: min(256, len(palette))] = np.asarray(palette, np.uint8)[:256]
+    picture = Image.fromarray(labels.to(torch.uint8).numpy(), mode="P")
+    picture.putpalette(colors.tobytes())
+    picture.save(path)
+    return Path(path)
+
+
+def save_overlay(image: Any, labels: Tensor, path: Path | str, spec: Any = None) -> Path:
+    """Write the labels' colours over the image, with a legend, in the image's own resolution.
+
+    Args:
+        image: as for `predict`.
+        labels: (H, W).
+        path: the file.
+        spec: anything with ``classes``, ``palette`` and ``ignore_index``; None: numbered classes.
+
+    Returns:
+        The path.
+    """
+    import matplotlib.pyplot as plt
+
+    from segtutor import viz
+
+    pixels = _pixels(image)
+    figure = viz.overlay(pixels, labels, spec if spec is None or spec.palette else None)
+    figure.savefig(path, dpi=min(600, max(130, pixels.shape[2] / (0.72 * viz.WIDTH))))
+    plt.close(figure)
+    return Path(path)
+
+
+def _pixels(image: Any) -> Tensor:
+    """Any kind of picture as (C, H, W) float32 in [0, 1]."""
+    if not isinstance(image, Tensor):
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim not in (2, 3):
+            raise ValueError(
+                f"an array of {array.dtype} with shape {array.shape} is no picture: give (H, W) or (H, W, C) in 0-255, "
+                "or a tensor (C, H, W) in [0, 1]"
+            )
+        tensor = torch.from_numpy(array.copy())
+        return (tensor[None] if array.ndim == 2 else tensor.permute(2, 0, 1)).float() / 255
+    if image.ndim != 3 or not image.is_floating_point():
+        raise ValueError(f"a tensor of {image.dtype} {tuple(image.shape)} is no image: give (C, H, W) floats in [0, 1]")
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -0.01 and high <= 1.01):
+        raise ValueError(f"the image's values go from {low:.3g} to {high:.3g}: give them in [0, 1], not normalised")
+    return image.detach().float().cpu()
