@@ -19,7 +19,7 @@ def test_version_and_help():
     assert (answer.returncode, answer.stdout) == (0, f"segtutor {segtutor.__version__}\n")
     answer = run()
     assert answer.returncode == 0
-    for command in ("check-data", "benchmark", "claims", "doctor"):
+    for command in ("train", "evaluate", "predict", "check-data", "benchmark", "claims", "doctor"):
         assert command in answer.stdout
 
 

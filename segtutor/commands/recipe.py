@@ -177,13 +177,11 @@ def _parse_schedule(section: Any) -> Schedule:
 
 def _parse_model(section: Any, data: Mapping[str, Any], schedule: Schedule) -> ModelConfig:
     spec = open_data(data, "train", augment=True).spec
-    if isinstance(section, str):
-        section = expand(section)
-    if not isinstance(section, Mapping):
+    if not isinstance(section, (str, Mapping)):
         raise ConfigError(f"model: expected keys and values, found {section!r}.")
     known = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
-    section = {key: value for key, value in section.items() if value is not None or key not in known}
     try:
+        section = expand(section) if isinstance(section, str) else section
         model = parse_config({"seed": schedule.seed, **known, **section})
     except ConfigError as error:
         raise ConfigError(f"model.{error}".replace("model.config: ", "model: ", 1)) from None

@@ -1,0 +1,287 @@
+"""From a YAML file to a trained model, its scores and its predictions, through the command line."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from segtutor import cli, commands, factory
+from segtutor.commands import read_recipe, recipe, sources
+from segtutor.factory import ConfigError, Features, SegmentationModel, backbones
+from segtutor.training import load_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*collapsed:UserWarning")
+
+
+class Pools(nn.Module):
+    """Average pooling and one convolution per level: the cheapest thing that is a backbone."""
+
+    strides = (4, 8, 16, 32)
+
+    def __init__(self, in_channels, *, width: int = 4, pretrained: bool = False):
+        super().__init__()
+        self.channels = (width,) * 4
+        self.convolution = nn.Conv2d(in_channels, width, 1)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, images):
+        x = self.norm(self.convolution(images))
+        return Features(
+            *(F.avg_pool2d(x, stride, ceil_mode=True) for stride in self.strides),
+            channels=self.channels,
+            strides=self.strides,
+        )
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(backbones.BACKBONES, "pools", backbones.Entry(Pools, None, {"pools": {}}))
+
+
+CONFIG = {
+    "model": {"backbone": "pools", "head": "fcn"},
+    "data": {"type": "scenes", "size": [32, 48], "length": 8},
+    "schedule": {"steps": 6, "batch_size": 2, "lr": 0.01, "precision": "fp32"},
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "street.yaml"
+    path.write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of images and masks as a student has one: sizes differ, one mask per image."""
+    base, generator = tmp_path / "mine", np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (base / name).mkdir(parents=True)
+    for i in range(6):
+        size = (40 + 2 * i, 50)
+        Image.fromarray(generator.integers(0, 255, (*size, 3), np.uint8)).save(base / "images" / f"{i}.jpg")
+        Image.fromarray(generator.integers(0, 3, size, np.uint8)).save(base / "masks" / f"{i}.png")
+    return base
+
+
+def test_a_run_from_config_to_prediction(tmp_path, config, capsys):
+    run = tmp_path / "run"
+    assert cli.main(["train", "--config", config, "schedule.steps=4", "schedule.valid_every=2", "--out", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "8 images to train on, 8 to validate, 11 classes" in printed and "step 4/4" in printed
+    assert f"Next: segtutor evaluate {run}" in printed
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert written["schedule"]["steps"] == 4 and written["schedule"]["weight_decay"] == 1e-4
+    assert written["model"]["num_classes"] == 11 and written["data"]["flip"] is True
+    history = json.loads((run / "history.json").read_text())
+    assert history["steps"] == [1, 2, 3, 4] and [step for step, _ in history["valid"]] == [2, 4]
+    model = SegmentationModel.from_pretrained(run / "model")
+    assert model.info.classes[0] == "sky" and model.info.input_size == (32, 48) and model.info.palette[0]
+
+    assert cli.main(["evaluate", str(run), "--split", "val"]) == 0
+    assert "bicyclist" in (printed := capsys.readouterr().out) and "SyntheticScenes, val, 8 images" in printed
+    scores = json.loads((run / "scores.json").read_text())["val"]
+    assert scores["weights"] == "best" and set(scores["iou"]) == set(model.info.classes)
+    best = max(history["valid"], key=lambda entry: entry[1]["miou"])
+    assert scores["miou"] == best[1]["miou"] and scores["boundary_miou"] == best[1]["boundary_miou"]
+
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(np.full((61, 90, 3), 90, np.uint8)).save(photo)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    assert cli.main(["predict", str(run), str(tmp_path / "broken.png"), str(photo), "--out", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert "broken.png was left out" in printed.err and "Wrote 1 label files" in printed.out
+    assert sorted(path.name for path in out.iterdir()) == ["photo.png", "photo_overlay.png"]
+    labels = Image.open(out / "photo.png")
+    assert labels.mode == "P" and labels.size == (90, 61) and np.asarray(labels).max() < 11
+    assert tuple(labels.getpalette()[:3]) == model.info.palette[0]
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, monkeypatch, auxiliary):
+    extra = [f"model.auxiliary={str(auxiliary).lower()}", "data.color=0.5", "schedule.valid_every=4"]
+    whole = commands.train(config, extra, out=tmp_path / "whole")
+    written, caught = commands.run._write, []
+
+    def interrupt(path, text):  # the first history is written in the middle of the run
+        written(path, text)
+        if path.name == "history.json" and not caught:
+            caught.append(path)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(commands.run, "_write", interrupt)
+    run = tmp_path / "cut"
+    assert cli.main(["train", "--config", config, *extra, "schedule.save_every=3", "--out", str(run)]) == 130
+    assert "Continue with: segtutor train --resume" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setitem(backbones.BACKBONES, "pools", backbones.Entry(Pools, None, {"pools": {}}))
+    done = len(load_checkpoint(run / "checkpoint.pt")["history"]["steps"])
+    assert 0 < done < 6
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert f"after step {done} of 6" in capsys.readouterr().out
+    history = load_checkpoint(run / "checkpoint.pt")["history"]
+    assert history["loss"] == whole.loss and history["valid"] == whole.valid
+    for name in ("model", "best"):
+        one, two = (SegmentationModel.from_pretrained(tmp_path / kind / name).state_dict() for kind in ("whole", "cut"))
+        assert all(one[key].equal(two[key]) for key in one)
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
+def test_a_run_is_never_overwritten(tmp_path, config, capsys):
+    run = tmp_path / "run"
+    commands.train(config, ["schedule.steps=1"], out=run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert cli.main(["train", "--config", config, "--out", str(run)]) == 2
+    assert f"--resume {run}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"precious")
+    assert cli.main(["train", "--config", config, "--out", str(tmp_path / "photos")]) == 2
+    assert "resume" not in capsys.readouterr().err
+    assert cli.main(["train", "--resume", str(tmp_path / "photos")]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert cli.main(["train", "--resume", str(run), "schedule.steps=9"]) == 2
+    assert "its own configuration" in capsys.readouterr().err
+    (run / "checkpoint.pt").unlink()
+    assert cli.main(["train", "--resume", str(run)]) == 2
+    assert "there is no checkpoint" in capsys.readouterr().err
+
+
+def test_a_folder_of_ones_own(tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = {**CONFIG, "data": {"type": "folder", "path": "mine", "classes": ["a", "b", "c"], "crop": [32, 32]}}
+    commands.train(config, ["schedule.steps=2"], out=tmp_path / "run")
+    monkeypatch.chdir("/")
+    data = read_recipe(tmp_path / "run" / "config.yaml").data
+    names = [[image.name for image, _ in sources.open_data(data, split).pairs] for split in ("train", "val", "test")]
+    assert names[1] == names[2] == ["4.jpg"] and names[0] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "5.jpg"]
+    assert commands.evaluate(tmp_path / "run")["images"] == 1
+    model = SegmentationModel.from_pretrained(tmp_path / "run" / "best")
+    assert model.info.classes == ("a", "b", "c") and model.info.input_size == (32, 32)
+    written, refused = commands.predict(
+        tmp_path / "run", [folder / "images", folder / "images" / "0.jpg"], tmp_path / "o"
+    )
+    assert refused == [] and sorted(path.name for path in written) == ["0-2.png", *(f"{i}.png" for i in range(6))]
+    assert Image.open(tmp_path / "o" / "5.png").size == (50, 50)
+
+
+def test_a_folder_with_its_own_split(tmp_path, folder):
+    for part in ("train", "val"):
+        (tmp_path / "parts" / part).mkdir(parents=True)
+        for name in ("images", "masks"):
+            (tmp_path / "parts" / part / name).symlink_to(folder / name)
+    data = sources.parse_data({"type": "folder", "path": str(tmp_path / "parts"), "classes": 3})
+    assert len(sources.open_data(data, "train")) == len(sources.open_data(data, "val")) == 6
+    with pytest.raises(ConfigError, match="data.path: .*test holds no images/"):
+        sources.open_data(data, "test")
+
+
+@pytest.mark.parametrize("name", ["camvid", "vnc"])
+def test_real_data(name):
+    if not sources.data.available(name):
+        pytest.skip("its files are not here")
+    made = read_recipe({"model": {"backbone": "pools", "head": "fcn"}, "data": name})
+    opened = sources.open_data(made.data, "train", augment=True)
+    assert made.model.num_classes == opened.spec.num_classes and made.model.in_channels == opened.spec.in_channels
+    image, mask = opened[0]
+    assert image.shape == ((1, 256, 256) if name == "vnc" else (3, 360, 480)) and mask.shape == image.shape[1:]
+
+
+CHANGES = [
+    ({"modle": {}}, [], "modle: unknown key; did you mean 'model'"),
+    ({"model": None}, [], "model: expected keys and values"),
+    ({"model": 5}, [], "model: expected keys and values, found 5"),
+    ({"model": "resnet18-fnc"}, [], "model.head.type: 'fnc' is unknown; did you mean .*'fcn'"),
+    ({"model": "resnt18-fcn"}, [], "model: 'resnt18' in 'resnt18-fcn' is no backbone"),
+    ({}, ["model.backbone.dept=18"], "model.backbone.dept: unknown key"),
+    ({}, ["model.num_classes=12"], "model.num_classes: 12, but the images of data 'scenes' have 11 classes"),
+    ({}, ["model.in_channels=1"], "model.in_channels: 1, but .* have 3 channels; leave the key out"),
+    ({}, ["data.sise=[64,64]"], "data.sise: unknown key; did you mean 'size'"),
+    ({}, ["data=senes"], "data.type: 'senes' is unknown; did you mean 'scenes'"),
+    ({}, ["data.size=64"], "data.size: 64 is a int, expected"),
+    ({}, ["data.size=[64]"], "data.size: 1 numbers, expected two"),
+    ({}, ["data.crop=[64,64,64]"], "data.crop: 3 numbers, expected two"),
+    ({}, ["data.scale=[0.5,2]"], "data.scale: .*set crop too"),
+    ({}, ["data.knobs={poles: 2}"], "data: there is no knob 'poles'"),
+    ({"data": {"type": "folder"}}, [], "data.path: missing"),
+    ({"data": {"type": "folder", "path": "nowhere", "classes": 2}}, [], "data.path: there is no folder"),
+    ({}, ["schedule.step=5"], "schedule.step: unknown key; did you mean 'steps'"),
+    ({}, ["schedule.steps=0"], "schedule.steps: 0 is too small"),
+    ({}, ["schedule.lr=fast"], "schedule.lr: 'fast' is a str, expected float"),
+    ({}, ["schedule.loss=Dice"], "schedule.loss: 'Dice' is not possible; did you mean 'DiceLoss'"),
+    ({}, ["schedule.loss={DiceLos: 1}"], "schedule.loss.DiceLos: unknown key; did you mean 'DiceLoss'"),
+    ({}, ["schedule.loss={DiceLoss: -1}"], "schedule.loss.DiceLoss: -1 is no weight"),
+    ({}, ["schedule.loss={}"], "schedule.loss: names no loss"),
+    ({"schedule": [1]}, [], r"schedule: expected keys and values, found \[1\]"),
+    ({}, ["shedule.steps=5"], "shedule.steps: unknown key; did you mean 'schedule'"),
+    ({}, ["schedule.steps"], "schedule.steps: an override has the form key=value"),
+    ({}, ["schedule.steps=[1"], "schedule.steps is no YAML"),
+    ({}, ["schedule.steps.more=1"], "schedule.steps.more: steps is 6, which has no keys"),
+]
+
+
+@pytest.mark.parametrize(("change", "overrides", "says"), CHANGES, ids=[says[:40] for *_, says in CHANGES])
+def test_errors_name_the_key_and_the_nearest_choice(change, overrides, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        read_recipe({**CONFIG, **change}, overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_model_is_named():
+    with pytest.raises(ConfigError, match="model: missing; add a section"):
+        read_recipe({"data": "scenes"})
+
+
+def test_data_that_are_not_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("SEGTUTOR_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match="data: CamVid is not on this machine"):
+        read_recipe({"model": "resnet18-fcn", "data": "camvid"})
+    with pytest.raises(ConfigError, match="voc has no split 'test'; choose train or val"):
+        sources.open_data(sources.parse_data("voc"), "test")
+
+
+def test_overrides_reach_into_names_and_read_numbers_as_people_write_them():
+    made = read_recipe(
+        "pools-fcn", ["model.head.dropout=0", "schedule.lr=1e-3", "data=cells", "schedule.loss={DiceLoss: 1}"]
+    )
+    assert made.model.head["dropout"] == 0.0 and made.schedule.lr == 1e-3
+    assert made.model.num_classes == 5 and made.model.in_channels == 1 and made.data["type"] == "cells"
+    assert factory.config.parse_yaml("[1e-3, 2.5E+4, -1e2, 12, 1e, true]", "x") == [1e-3, 2.5e4, -100, 12, "1e", True]
+    again = read_recipe(made.to_dict())
+    assert again == made and again.to_dict() == made.to_dict()
+    assert read_recipe({**made.to_dict(), "when": "for trying"}) == made
+    assert read_recipe("pools-fcn").data["type"] == "scenes"
+
+
+def test_a_mapping_is_not_changed():
+    config = {"model": {"backbone": "pools", "head": {"type": "fcn"}}, "data": "scenes"}
+    read_recipe(config, ["model.head.dropout=0.5", "schedule.steps=3"])
+    assert config == {"model": {"backbone": "pools", "head": {"type": "fcn"}}, "data": "scenes"}
+
+
+def test_losses_are_those_named():
+    from segtutor import losses
+
+    logits, target = torch.randn(1, 3, 4, 4), torch.tensor([[[0, 1, 2, 7]] * 4])
+    both = recipe.Schedule(loss={"CrossEntropyLoss": 1, "DiceLoss": 0.5}).make_loss(7, auxiliary=False)
+    parts = losses.CrossEntropyLoss(ignore_index=7), losses.DiceLoss(ignore_index=7)
+    assert both(logits, target) == parts[0](logits, target) + 0.5 * parts[1](logits, target)
+    doubled = recipe.Schedule(loss={"CrossEntropyLoss": 2}).make_loss(7, auxiliary=False)
+    assert doubled(logits, target) == 2 * parts[0](logits, target)
+    pair = recipe.Schedule(auxiliary_weight=0.1).make_loss(7, auxiliary=True)
+    expected = parts[0](logits, target) + 0.1 * parts[0](2 * logits, target)
+    assert pair((logits, 2 * logits), target) == expected
+    assert set(recipe.LOSSES) == set(losses.__all__) & {name for name in losses.__all__ if name.endswith("Loss")} - {
+        "AuxiliaryLoss", "CombinedLoss", "SegmentationLoss",
+    }  # fmt: skip

@@ -1,0 +1,120 @@
+"""Prediction: normalised as in training, at the size of the image, and files that say what they hold."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from segtutor.predict import predict, save_labels, save_overlay
+
+SPEC = SimpleNamespace(
+    classes=("dark", "light"), palette=((0, 0, 0), (250, 240, 0)), ignore_index=255, mean=(0.5,) * 3, std=(0.1,) * 3
+)
+
+
+class Threshold(nn.Module):
+    """Class 1 where the normalised image is above zero, that is where the image is above its mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.sizes, self.modes = [], []
+
+    def forward(self, images):
+        self.sizes.append(tuple(images.shape))
+        self.modes.append(self.training)
+        score = images.mean(1, keepdim=True) * self.weight
+        return torch.cat([-score, score], 1)
+
+
+def picture(height=33, width=47):
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.rand(1, 1, 5, 6, generator=generator)
+    return F.interpolate(smooth, size=(height, width), mode="bilinear", align_corners=False)[0].expand(3, -1, -1)
+
+
+def test_normalised_as_in_training_and_left_as_it_was():
+    model, image = Threshold().train(), picture()
+    labels = predict(model, image, spec=SPEC)
+    assert labels.equal((image[0] > 0.5).long()) and labels.shape == (33, 47)
+    assert model.training and model.modes == [False] and not labels.requires_grad
+    model.info = SPEC
+    assert predict(model, image).equal(labels)
+
+
+def test_tensors_pictures_and_arrays_agree():
+    model, image = Threshold(), (picture() * 255).round() / 255
+    array = (image * 255).round().byte().permute(1, 2, 0).numpy()
+    expected = predict(model, image, spec=SPEC)
+    assert predict(model, array, spec=SPEC).equal(expected)
+    assert predict(model, Image.fromarray(array), spec=SPEC).equal(expected)
+    grey = SimpleNamespace(mean=(0.5,), std=(0.1,))
+    assert predict(model, array[..., 0], spec=grey).equal(expected)
+
+
+def test_the_model_sees_the_size_it_was_trained_at_and_scores_come_back_to_the_images():
+    model, image = Threshold(), picture(60, 80)
+    labels = predict(model, image, size=(40, 50), spec=SPEC)
+    assert model.sizes == [(1, 3, 40, 50)] and labels.shape == (60, 80)
+    assert (labels == (image[0] > 0.5)).float().mean() > 0.97
+
+
+def test_one_logit_is_foreground_above_zero():
+    class One(Threshold):
+        def forward(self, images):
+            return super().forward(images)[:, 1:]
+
+    assert predict(One(), picture(), spec=SPEC).equal(predict(Threshold(), picture(), spec=SPEC))
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (picture() * 255, r"give them in \[0, 1\]"),
+        (picture() - 0.5, "not normalised"),
+        (picture()[:1], "has 1 channels, but the model was trained on 3: convert it to colour"),
+        (picture()[0], "is no image"),
+        ((picture() * 255).byte(), "is no image"),
+        (np.zeros((4, 4, 3), np.float32), "is no picture"),
+        (torch.full((3, 40, 40), float("nan")), "values go from nan"),
+    ],
+    ids=str,
+)
+def test_what_is_no_image_is_refused(image, says):
+    with pytest.raises(ValueError, match=says):
+        predict(Threshold(), image, spec=SPEC)
+
+
+def test_without_statistics_it_does_not_guess():
+    with pytest.raises(ValueError, match="pass spec=dataset.spec"):
+        predict(Threshold(), picture())
+
+
+def test_label_files_hold_labels_and_show_colours(tmp_path):
+    labels = torch.tensor([[0, 1, 255], [1, 1, 0]])
+    path = save_labels(labels, tmp_path / "labels.png", SPEC)
+    read = Image.open(path)
+    assert read.mode == "P" and np.array_equal(np.asarray(read), labels.numpy())
+    assert np.asarray(read.convert("RGB"))[0].tolist() == [[0, 0, 0], [250, 240, 0], [228, 228, 228]]
+    from segtutor import viz
+
+    plain = Image.open(save_labels(labels, tmp_path / "plain.png"))
+    assert tuple(np.asarray(plain.convert("RGB"))[0, 1]) == viz.PALETTE[1]
+    for wrong in (torch.tensor([[256]]), torch.tensor([[-1]]), labels[None]):
+        with pytest.raises(ValueError, match="0 to 255"):
+            save_labels(wrong, tmp_path / "wrong.png")
+
+
+def test_overlays_are_written_in_the_images_resolution(tmp_path):
+    import matplotlib.pyplot as plt
+
+    image = picture(120, 900)
+    before = plt.get_fignums()
+    written = Image.open(save_overlay(image, predict(Threshold(), image, spec=SPEC), tmp_path / "overlay.png", SPEC))
+    assert written.width >= 0.9 * 900 and written.height > 120, "a legend below a picture of 900 columns"
+    assert plt.get_fignums() == before
+    save_overlay(image, torch.zeros(120, 900).long(), tmp_path / "unnamed.png")
