@@ -32,7 +32,8 @@ LINES = 25
 # What the package itself depends on: a notebook needs nothing else
 PACKAGES = set("torch torchvision timm segmentation_models_pytorch numpy scipy matplotlib PIL yaml".split())
 PUBLIC = set(
-    "models factory losses metrics data training predict export weights probe viz chapter papers layers results commands".split()
+    "models factory commands losses metrics data training predict export weights probe viz chapter papers layers "
+    "results".split()
 )
 FORBIDDEN_TAGS = {"nbval-skip", "nbval-ignore-output", "nbval-raises-exception", "skip-execution"}
 BANNED = re.compile(
