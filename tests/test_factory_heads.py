@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from contract import images, perturb_norms, seeded
 from torch import nn
 
-from segtutor.factory import ConfigError, Features, HeadOutput, create_head, list_heads
+from segtutor.factory import ConfigError, Features, HeadOutput, create, create_head, list_heads
 from segtutor.factory.heads import HEADS, aspp_ocnet, jpu, ksac, ocnet
 from segtutor.factory.heads.context import rates_at
 from segtutor.layers import softmax_attention
@@ -42,7 +42,7 @@ def build(name, *, strides=STRIDES, **settings):
     with torch.no_grad():
         for parameter in head.parameters():
             if not parameter.any():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4)
+                parameter.copy_(torch.rand(parameter.shape, generator=generator) / 4)  # positive: no unit is dead
     return perturb_norms(head)
 
 
@@ -160,7 +160,7 @@ def test_says_when_to_use_it(name):
     head = HEADS[name]
     assert isinstance(head.when, str) and 20 < len(head.when) <= 110 and head.when.endswith(".")
     assert "\n" not in head.when
-    assert "**When to use it.**" in inspect.getmodule(head).__doc__
+    assert "**When to use it.**" in inspect.getmodule(head).__doc__ + inspect.getdoc(head)
     assert set(head.in_strides) <= set(STRIDES) and head.out_stride in STRIDES
 
 
@@ -331,6 +331,47 @@ def test_fpn_is_smps_where_their_structures_agree(monkeypatch):
     ours.load_state_dict(state)
     given = features((64, 96), batch=2, dtype=torch.float64)
     torch.testing.assert_close(ours(given).embedding, theirs(list(given.maps)), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "name", ["unet", "unetplusplus", "manet", "linknet", "fpn", "deeplabv3plus", "upernet", "segformer"]
+)
+@torch.no_grad()
+def test_guests_are_smps(name):
+    import segmentation_models_pytorch as smp
+
+    dilated = {"encoder_output_stride": 16, "decoder_atrous_rates": (6, 12, 18)} if name == "deeplabv3plus" else {}
+    # Its SegFormer reads a map of stride 2 where a backbone has one; those that it is made for have none.
+    kind = "fpn" if name == "segformer" else name
+    theirs = seeded(smp.create_model, kind, "resnet18", encoder_weights=None, **dilated)
+    if name == "segformer":
+        theirs.decoder = smp.decoders.segformer.model.SegformerDecoder([3, 0, 64, 128, 256, 512])
+    theirs = perturb_norms(theirs).double().eval()
+    strides = (4, 8, 16, 16 if dilated else 32)
+    ours = HEADS[f"smp:{name}"]((64, 128, 256, 512), strides, 2).double().eval()
+    state = theirs.decoder.state_dict()
+    ours.decoder.load_state_dict({key: state[key] for key in ours.decoder.state_dict()})
+    # U-shapes go on beyond c1 there; what they have made when they have read it is what a head here returns.
+    last = {"unetplusplus": "blocks.x_0_2"}.get(name, "blocks.2" if name in create._U_SHAPED else "")
+    seen = []
+    theirs.decoder.get_submodule(last).register_forward_hook(lambda _, given, result: seen.append(result))
+    maps = theirs.encoder(images(2, 3, 64, 96, dtype=torch.float64))
+    maps[1] = maps[1][:, :0] if name == "segformer" else maps[1]
+    theirs.decoder(list(maps))
+    expected = ours.fit(seen[0])
+    assert expected.std() > 1e-3
+    assert ours(Features(*maps[2:], channels=(64, 128, 256, 512), strides=strides)).embedding.equal(expected)
+
+
+@torch.no_grad()
+def test_guests_bring_maps_to_a_grid_and_leave_fitting_ones_alone():
+    head = build("smp:unet").eval()
+    for size, least in (((65, 97), (3, 4)), ((64, 96), (2, 3)), ((32, 32), (1, 1))):
+        given = features(size)
+        image, *arranged = head.arranged(given)
+        assert [tuple(x.shape[2:]) for x in arranged] == [(k * least[0], k * least[1]) for k in (8, 4, 2, 1)]
+        assert all(x is y for x, y in zip(arranged, given.maps, strict=True)) == (size != (65, 97))
+        assert image.shape[2:] == (16 * least[0], 16 * least[1])
 
 
 # ----------------------------------------------------------------------------------------------------------- each alone

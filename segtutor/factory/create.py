@@ -1,4 +1,7 @@
-"""A model from a configuration: backbone, head, logits at the size of the images; saved and loaded as one folder."""
+"""A model from a configuration: backbone, head, logits at the size of the images; saved and loaded as one folder.
+
+The one file of the factory that imports segmentation_models_pytorch, whose decoders serve as heads.
+"""
 
 import contextlib
 import dataclasses
@@ -20,9 +23,10 @@ from segtutor.factory.backbones import (
     list_backbones,
     parse_backbone,
 )
-from segtutor.factory.config import ConfigError, ModelConfig, nearest, parse, read_config, shipped_configs
-from segtutor.factory.heads import HEADS, HeadOutput, build_head, parse_head
-from segtutor.layers import check_images, resize
+from segtutor.factory.config import ConfigError, Count, ModelConfig, nearest, parse, read_config, shipped_configs
+from segtutor.factory.heads import HEADS, HeadOutput, build_head, parse_head, register_head
+from segtutor.factory.heads.context import rates_at
+from segtutor.layers import BatchNorm2d, check_images, conv_norm_relu, resize
 
 _FILES = ("config.json", "model.safetensors")
 
@@ -316,3 +320,128 @@ def _seeded(seed: int | None):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+# ------------------------------------------------------------------------------------------------------- smp's decoders
+
+
+@dataclass(frozen=True)
+class _Guest:
+    """A decoder of segmentation_models_pytorch: its class, its own width, and which of the four maps it reads."""
+
+    decoder: str
+    width: int
+    when: str
+    in_strides: tuple[int, ...] = (4, 8, 16, 32)
+    out_stride: int = 4
+
+
+_U_SHAPED = ("unet", "unetplusplus", "manet", "linknet")
+_GUESTS = {
+    "unet": _Guest("unet.UnetDecoder", 64, "U-Net's skips on any backbone, where borders count more than context."),
+    "unetplusplus": _Guest("unetplusplus.UnetPlusPlusDecoder", 64, "U-Net's skips made dense: finer, and much dearer."),
+    "manet": _Guest("manet.MAnetDecoder", 64, "U-Net's skips, weighted by attention over positions and channels."),
+    "linknet": _Guest("linknet.LinknetDecoder", 32, "Skips that are added, not laid beside: few parameters, quick."),
+    "fpn": _Guest("fpn.FPNDecoder", 128, "To go on from weights of smp.FPN; otherwise take fpn."),
+    "pspnet": _Guest("pspnet.PSPDecoder", 512, "To compare with smp.PSPNet; otherwise take psp.", (32,), 32),
+    "deeplabv3plus": _Guest(
+        "deeplabv3.DeepLabV3PlusDecoder", 256, "To go on from weights of smp.DeepLabV3Plus; otherwise aspp.", (4, 32)
+    ),
+    "upernet": _Guest("upernet.UPerNetDecoder", 256, "To go on from weights of smp.UPerNet; otherwise take uper."),
+    "segformer": _Guest("segformer.SegformerDecoder", 256, "To go on from weights of smp.Segformer; else segformer."),
+}
+
+
+class SMPHead(nn.Module):
+    """A decoder of segmentation_models_pytorch on the four maps, 1x1 classifier.
+
+    These decoders enlarge by factors of two, so maps of other sizes are brought to a grid where that fits, and the
+    result back to c1's size. U-shaped ones stop at c1: beyond it they read no map of the backbone.
+
+    **When to use it.** To compare with a network of that library, to go on from its weights, or for its U-shapes.
+
+    Args:
+        channels, strides: of c1 .. c4.
+        num_classes: classes to score.
+        proj_dim: channels of the embedding; None: the decoder's own.
+
+    Attributes:
+        in_strides: nominal strides of the maps that it reads.
+        out_stride: nominal stride of its logits.
+        when: when to use it, in one line.
+    """
+
+    name: str
+
+    def __init__(self, channels, strides, num_classes, *, proj_dim: Count | None = None):
+        super().__init__()
+        proj_dim = _GUESTS[self.name].width if proj_dim is None else proj_dim
+        # smp's lists begin with the image and, but for U-shapes on four maps, a map of stride 2: here both are empty.
+        self.empty = 1 if self.name in _U_SHAPED else 2
+        self.factors = (8, 4, 2, 1)
+        if self.name == "deeplabv3plus":  # enlarges c4 by 4, or by 2
+            self.factors = (4, 2, 1, 1) if strides[3] > 8 else (2, 1, 1, 1)
+        known = (0,) * self.empty + tuple(channels)
+        self.decoder, width = _decoder(self.name, known, proj_dim, 4 * self.factors[0])
+        self.fit = nn.Identity() if width == proj_dim else conv_norm_relu(width, proj_dim, kernel=1)
+        self.classifier = nn.Conv2d(proj_dim, num_classes, 1)
+
+    def arranged(self, features: Features) -> list[Tensor]:
+        """The maps as smp lists them, those that it reads with sides in the ratios of ``factors``."""
+        maps = list(features.maps)
+        if self.out_stride == 4:
+            least = [-(-side // self.factors[0]) for side in features.c1.shape[2:]]
+            for level in (0, 3) if len(self.in_strides) == 2 else range(4):
+                size = tuple(self.factors[level] * side for side in least)
+                maps[level] = maps[level] if maps[level].shape[2:] == size else resize(maps[level], size)
+        batch, _, height, width = maps[0].shape
+        scales = (2,) if self.empty == 1 else (4, 2)
+        return [maps[0].new_empty(batch, 0, scale * height, scale * width) for scale in scales] + maps
+
+    def forward(self, features: Features) -> HeadOutput:
+        """Four maps to logits and embedding at c1's stride, or c4's where only c4 is read."""
+        embedding = self.fit(self.decoder(self.arranged(features)))  # (B, E, ~H/4, ~W/4)
+        size = (features.c1 if self.out_stride == 4 else features.c4).shape[2:]
+        embedding = embedding if embedding.shape[2:] == size else resize(embedding, size)  # (B, E, H/4, W/4)
+        return HeadOutput(self.classifier(embedding), embedding)  # (B, num_classes, H/4, W/4)
+
+
+def _decoder(name: str, channels: tuple[int, ...], width: int, stride: int) -> tuple[nn.Module, int]:
+    """Build smp's decoder for a list of maps, c4 at ``stride``; also returns how many channels come out."""
+    import importlib
+
+    from segmentation_models_pytorch.base.initialization import initialize_decoder
+
+    module, kind = _GUESTS[name].decoder.split(".")
+    build = getattr(importlib.import_module(f"segmentation_models_pytorch.decoders.{module}.decoder"), kind)
+    widths = (4 * width, 2 * width, width)
+    atrous = {"output_stride": stride, "aspp_separable": True, "aspp_dropout": 0.5, "encoder_depth": 5}
+    options = {
+        "unet": {"decoder_channels": widths, "n_blocks": 3},
+        "unetplusplus": {"decoder_channels": (*widths, width), "n_blocks": 4},
+        "manet": {"decoder_channels": widths, "n_blocks": 3},
+        "linknet": {"n_blocks": 3},
+        "fpn": {},
+        "pspnet": {"out_channels": width},
+        "deeplabv3plus": {"out_channels": width, "atrous_rates": rates_at(stride, None), **atrous},
+        "upernet": {"decoder_channels": width},
+        "segformer": {"segmentation_channels": width},
+    }[name]
+    decoder = build(encoder_channels=list(channels), **options)
+    if name == "unetplusplus":  # c1 has been read in the block before; the last one only enlarges and convolves
+        decoder.blocks["x_0_3"] = nn.Identity()
+    initialize_decoder(decoder)
+    for layer in decoder.modules():
+        if type(layer) is nn.BatchNorm2d:  # so that a single image can train on a 1x1 map
+            layer.__class__ = BatchNorm2d
+    return decoder, {"linknet": channels[-4], "fpn": 128}.get(name, width)
+
+
+def _register_guests() -> None:
+    for name, guest in _GUESTS.items():
+        facts = {"name": name, "when": guest.when, "in_strides": guest.in_strides, "out_stride": guest.out_stride}
+        head = type(f"SMP{guest.decoder.split('.')[1]}", (SMPHead,), {"__doc__": SMPHead.__doc__, **facts})
+        register_head(f"smp:{name}")(head)
+
+
+_register_guests()
