@@ -42,6 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--num-classes", type=int, default=None, help="how many classes the masks may hold")
     check.set_defaults(run=_check_data)
 
+    models = commands.add_parser("models", help="list backbones and heads: cost, strides, licences, when to use which")
+    models.add_argument("names", nargs="*", metavar="NAME", help="backbones and heads to show; default: all")
+    models.set_defaults(run=_models)
+
     train = commands.add_parser("train", help="from a configuration to a trained model")
     source = train.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", help="a YAML file, a shipped configuration, or a model such as resnet18-fcn")
@@ -77,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     claims.add_argument("--write", action="store_true", help="write book/claims.md")
     claims.set_defaults(run=_claims)
 
-    doctor = commands.add_parser("doctor", help="show versions, device and data on one screen")
+    doctor = commands.add_parser(
+        "doctor", help="explain this environment: versions, device, weights, data, and what to do"
+    )
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -146,24 +152,17 @@ def _claims(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    import importlib.metadata as metadata
-    import platform
+    from segtutor.commands import doctor
 
-    import torch
+    text, problems = doctor.report()
+    print(text)
+    return 1 if problems else 0
 
-    from segtutor import benchmark, data
 
-    print(f"segtutor {segtutor.__version__}, Python {platform.python_version()}, {platform.system()}")
-    for name in ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "matplotlib"):
-        try:
-            print(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            print(f"{name} is not installed")
-    print(f"Machine: {benchmark.hardware('auto')}")
-    print(f"CUDA: {torch.version.cuda if torch.cuda.is_available() else 'not available'}")
-    names = ("camvid", "vnc", "isbi2012", "oxford_pets", "voc", "cityscapes")
-    found = [name for name in names if data.available(name)]
-    print(f"Data: {', '.join(found) or 'none found; set SEGTUTOR_DATA, or the synthetic sets stand in'}")
+def _models(options: argparse.Namespace) -> int:
+    from segtutor.commands import catalogue
+
+    print(catalogue.listing(options.names))
     return 0
 
 

@@ -1,0 +1,144 @@
+"""Every backbone and head on one page: what it costs, what it fits, when to use it. Counted, not typed."""
+
+from __future__ import annotations
+
+import textwrap
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from segtutor import probe
+from segtutor.factory import create_backbone, create_model, list_heads
+from segtutor.factory.backbones import BACKBONES, list_backbone_names, list_backbone_uses
+from segtutor.factory.config import nearest, shipped_configs
+from segtutor.factory.heads import HEADS
+
+SIZE, CLASSES, UNDER = (512, 512), 19, "resnet50"
+
+
+@dataclass(frozen=True)
+class BackboneCard:
+    """What there is to know about a backbone before choosing it.
+
+    Attributes:
+        name: its short name.
+        parameters: weights that are learned.
+        gflops: for one image of 512x512, a multiply-add counted as two.
+        channels: of c1 .. c4.
+        strides: the output strides that it can end at.
+        licence: of its pretrained weights; "" where nobody published any.
+        when: when to use it.
+    """
+
+    name: str
+    parameters: int
+    gflops: float
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    licence: str
+    when: str
+
+
+@dataclass(frozen=True)
+class HeadCard:
+    """What there is to know about a head before choosing it.
+
+    Attributes:
+        name: its name.
+        parameters: what it adds to a ResNet-50, with 19 classes.
+        gflops: what it adds there, for one image of 512x512.
+        in_strides: of the maps that it reads.
+        out_stride: of its logits.
+        when: when to use it.
+    """
+
+    name: str
+    parameters: int
+    gflops: float
+    in_strides: tuple[int, ...]
+    out_stride: int
+    when: str
+
+
+def backbone_card(name: str) -> BackboneCard:
+    """Count one backbone, without allocating its weights."""
+    section = list_backbone_names()[name]
+    strides = typing.get_args(typing.get_type_hints(BACKBONES[section["type"]].build)["output_stride"])
+    with torch.device("meta"):
+        backbone = create_backbone(section)
+    gflops = probe.count_flops(backbone, SIZE) / 1e9
+    published = getattr(getattr(backbone, "network", None), "pretrained_cfg", None) or {}
+    licence = "non-commercial (NVIDIA)" if section["type"] == "segformer" else published.get("license") or ""
+    use = list_backbone_uses()[name]
+    return BackboneCard(
+        name, probe.count_parameters(backbone), gflops, tuple(backbone.channels), tuple(strides), licence, use
+    )
+
+
+def head_card(name: str) -> HeadCard:
+    """Count what one head adds to a ResNet-50."""
+    with torch.device("meta"):
+        model = create_model({"backbone": UNDER, "head": name, "num_classes": CLASSES})
+    gflops = (probe.count_flops(model, SIZE) - probe.count_flops(model.backbone, SIZE)) / 1e9
+    head = model.head
+    when = getattr(head, "when", "")
+    return HeadCard(name, probe.count_parameters(head), gflops, tuple(head.in_strides), head.out_stride, when)
+
+
+def listing(names: Iterable[str] = ()) -> str:
+    """The page that ``segtutor models`` prints.
+
+    Args:
+        names: backbones and heads to show; none: all of them.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    names = list(names)
+    backbones, heads = list(list_backbone_names()), [name for name in list_heads() if ":" not in name]
+    for name in names:
+        if name not in (*backbones, *heads):
+            raise ValueError(f"there is no backbone or head '{name}'; {nearest(name, [*backbones, *heads])}")
+    lines = []
+    shown = [name for name in backbones if not names or name in names]
+    if shown:
+        lines += ["Backbones, one image of 512x512, a multiply-add counted as two:", _BACKBONE_HEAD]
+        for name in shown:
+            card = backbone_card(name)
+            lines.append(
+                f"{name:<16}{card.parameters / 1e6:>8.1f} M{card.gflops:>9.1f}  {_slashed(card.channels):<20}"
+                f"{_slashed(card.strides):<9}{card.licence or 'no weights'}"
+            )
+            lines += _when(card.when)
+    shown = [name for name in heads if not names or name in names]
+    if shown:
+        lines += ["", f"Heads, what each adds to {UNDER} with {CLASSES} classes:", _HEAD_HEAD]
+        for name in shown:
+            card = head_card(name)
+            lines.append(
+                f"{name:<26}{card.parameters / 1e6:>7.2f} M{card.gflops:>9.1f}  "
+                f"{_slashed(card.in_strides):<12}{card.out_stride}"
+            )
+            lines += _when(card.when)
+    if not names:
+        guests = len([name for name in HEADS if ":" in name])
+        lines += [
+            "",
+            f"Any other timm network with four maps: backbone {{type: timm, name: ...}}. Guest heads: {guests}.",
+        ]
+        lines += [f"Shipped configurations: {', '.join(shipped_configs())}."]
+    return "\n".join(lines).strip("\n")
+
+
+_BACKBONE_HEAD = f"{'name':<16}{'parameters':>10}{'GFLOPs':>9}  {'channels':<20}{'strides':<9}licence of the weights"
+_HEAD_HEAD = f"{'name':<26}{'parameters':>9}{'GFLOPs':>9}  {'reads':<12}stride of its logits"
+
+
+def _slashed(values: Iterable[int]) -> str:
+    return "/".join(map(str, values))
+
+
+def _when(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, 96, initial_indent="    ", subsequent_indent="    ")
