@@ -66,7 +66,8 @@ def _register(backbone, section):
         config={"heads": len(HEADS), "classes": 19},
         conditions="random weights, 19 classes; a cell has a value where the model was built, gave finite logits of "
         "the images' size at 65x97 and at 128x128, took one training step of batch 1 at each with a gradient for every "
-        "parameter that the maps read need, and computed the same after saving and reloading; the value: FLOPs of one image of 512x512",
+        "parameter that the maps read need, and computed the same after saving and reloading; the value: FLOPs of one "
+        "image of 512x512",
     )
     def row(seed, quick, log):
         """One row of the compatibility matrix: a backbone under every head."""
