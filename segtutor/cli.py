@@ -19,6 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
+        for path in options.imports:
+            _import(path)
         return options.run(options)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -34,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segtutor", description="Semantic segmentation, explained and proven.")
     parser.add_argument("--version", action="version", version=f"segtutor {segtutor.__version__}")
+    parser.add_argument(
+        "--import", dest="imports", action="append", default=[], type=Path, metavar="FILE",
+        help="run a file of your own first, which registers backbones or heads",
+    )  # fmt: skip
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -86,6 +92,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _import(path: Path) -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or not path.is_file():
+        raise ValueError(f"--import {path}: there is no such Python file.")
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 
 def _check_data(options: argparse.Namespace) -> int:

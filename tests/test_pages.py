@@ -212,6 +212,13 @@ MESSAGES = {
         lambda: nn.BatchNorm2d(256)(torch.zeros(1, 256, 1, 1)),
         "Expected more than 1 value per channel when training, got input size torch.Size([1, 256, 1, 1])",
     ),
+    "jpu": (
+        lambda: segtutor.factory.create_model(
+            {"backbone": {"type": "resnet", "depth": 18, "output_stride": 8}, "head": "jpu", "num_classes": 2}
+        ),
+        "head.type: 'jpu' stands in for dilation, but the backbone's c4 is dilated to stride 8: set "
+        "backbone.output_stride to 32, or take the head 'aspp'.",
+    ),
     "label 255": (
         lambda: F.cross_entropy(torch.zeros(1, 11, 2, 2), torch.full((1, 2, 2), 255)),
         "Target 255 is out of bounds.",
@@ -252,6 +259,20 @@ def test_quoted_message_of_missing_internet(monkeypatch):
         segtutor.weights.load_pretrained(segtutor.models.FCN8s(2, hidden=8))
     ending = "connect to the internet once, or pass path= to a local copy."
     assert str(caught.value).endswith(ending) and ending in page("book/troubleshooting.md")
+
+
+def test_quoted_message_of_weights_of_another_network(tmp_path, monkeypatch):
+    import timm
+    from safetensors.torch import save_file
+
+    from segtutor.commands import train
+
+    monkeypatch.chdir(tmp_path)
+    save_file(timm.create_model("resnet18").state_dict(), "resnet18.safetensors")
+    backbone = {"type": "resnet", "depth": 34, "pretrained": "resnet18.safetensors"}
+    with pytest.raises(segtutor.factory.ConfigError) as caught:
+        train({"model": {"backbone": backbone, "head": "fcn"}, "data": {"type": "scenes", "length": 2}})
+    assert f"ConfigError: {caught.value}" in page("book/troubleshooting.md")
 
 
 def test_an_all_void_batch_is_what_the_page_says():

@@ -65,7 +65,9 @@ class HeadCard:
 def backbone_card(name: str) -> BackboneCard:
     """Count one backbone, without allocating its weights."""
     section = list_backbone_names()[name]
-    strides = typing.get_args(typing.get_type_hints(BACKBONES[section["type"]].build)["output_stride"])
+    build = BACKBONES[section["type"]].build
+    hints = typing.get_type_hints(build.__init__ if isinstance(build, type) else build)
+    strides = typing.get_args(hints.get("output_stride", typing.Literal[32]))
     with torch.device("meta"):
         backbone = create_backbone(section)
     gflops = probe.count_flops(backbone, SIZE) / 1e9
