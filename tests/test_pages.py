@@ -273,6 +273,7 @@ def test_quoted_message_of_weights_of_another_network(tmp_path, monkeypatch):
     with pytest.raises(segtutor.factory.ConfigError) as caught:
         train({"model": {"backbone": backbone, "head": "fcn"}, "data": {"type": "scenes", "length": 2}})
     assert f"ConfigError: {caught.value}" in page("book/troubleshooting.md")
+    assert [path.name for path in tmp_path.iterdir()] == ["resnet18.safetensors"], "nothing is in the way of the next"
 
 
 def test_an_all_void_batch_is_what_the_page_says():

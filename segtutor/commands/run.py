@@ -52,8 +52,6 @@ def train(config, overrides: Iterable[str] = (), *, out: Path | str | None = Non
         how = f"continue it with `segtutor train --resume {run}`, or " if (run / CONFIG).is_file() else ""
         raise RunError(f"{run} is in use: {how}name another folder with --out.")
     recipe = read_recipe(config, overrides)
-    run.mkdir(parents=True, exist_ok=True)
-    _write(run / CONFIG, _yaml(recipe.to_dict()))
     return _fit(recipe, run, None)
 
 
@@ -156,6 +154,9 @@ def _fit(recipe: Recipe, run: Path, state: dict | None) -> History:
     except ConfigError as error:
         raise ConfigError(f"model.{error}") from None
     model.config = recipe.model
+    if state is None:  # not before all is built, or a run that could not start would be in the way of the next
+        run.mkdir(parents=True, exist_ok=True)
+        _write(run / CONFIG, _yaml(recipe.to_dict()))
     print(f"Data: {data.spec.title}, {_images(data)} to train on, {len(valid)} to validate, {_classes(data)}.")
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     where = next(model.parameters()).device
