@@ -7,6 +7,7 @@ shapes flow through it, numbers do not, so even the largest model is counted in 
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import inspect
@@ -110,7 +111,7 @@ def count_saved_bytes(model: nn.Module, size: Sequence[int], *, batch: int = 1) 
 
     Every storage that autograd saves counts once, weights excluded. That is the part of a training step's memory that
     grows with image and batch; allocator overhead, workspaces and gradients are not in it, so it is the same on every
-    machine.
+    machine. Attention through `torch.nn.functional.scaled_dot_product_attention` counts as its fused kernel.
 
     Args:
         model: any module that takes one image batch. It is run in training mode; its statistics do not change.
@@ -135,6 +136,7 @@ def count_saved_bytes(model: nn.Module, size: Sequence[int], *, batch: int = 1) 
             _Mode(model, training=True),
             torch.enable_grad(),
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            _fused_attention(),
         ):
             output = _run_without_numbers(model, _input_shape(model, size, batch))
             total = sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
@@ -142,6 +144,32 @@ def count_saved_bytes(model: nn.Module, size: Sequence[int], *, batch: int = 1) 
     finally:
         hook.remove()
     return total
+
+
+@contextlib.contextmanager
+def _fused_attention():
+    """The meta device takes attention apart into products and a softmax; a CPU or a GPU runs one kernel, and so here.
+
+    The difference is the N x M weights, which that kernel never writes down.
+    """
+    apart = F.scaled_dot_product_attention
+
+    def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, **more):
+        # As the CPU chooses: rows that lie together, and a bias that does not learn (its gradient needs the weights).
+        fits = query.is_meta and query.dim() == 4 and query.shape[-1] == value.shape[-1] and not dropout_p and not more
+        fits = fits and all(tensor.stride(-1) == 1 for tensor in (query, key, value))
+        if attn_mask is not None:
+            fits = fits and attn_mask.is_floating_point() and attn_mask.dim() in (2, 4) and not attn_mask.requires_grad
+        if not fits:
+            return apart(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return fused(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+    F.scaled_dot_product_attention = attend
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = apart
 
 
 class _Alive(TorchDispatchMode):
@@ -219,7 +247,7 @@ def count_peak_bytes(model: nn.Module, size: Sequence[int], *, batch: int = 1, t
         training: count a training step; False counts an inference.
     """
     step = _Step(model, training)
-    with _Mode(model, training), torch.set_grad_enabled(training), step.watch:
+    with _Mode(model, training), torch.set_grad_enabled(training), _fused_attention(), step.watch:
         return _run_without_numbers(step, _input_shape(model, size, batch))
 
 

@@ -134,6 +134,42 @@ def test_saved_bytes_agree_with_a_real_forward_pass():
     assert untouched(Branches(), lambda m: count_saved_bytes(m, (32, 48), batch=2)) == expected
 
 
+class Attending(nn.Module):
+    """Attention over the positions of a map, in two heads, with a bias that learns or does not."""
+
+    def __init__(self, learns, together):
+        super().__init__()
+        self.qkv, self.together = nn.Conv2d(3, 24, 1), together
+        bias = torch.randn(2, 48, 48)
+        self.register_parameter("bias", nn.Parameter(bias)) if learns else self.register_buffer("bias", bias)
+
+    def forward(self, x):
+        qkv = self.qkv(x).unflatten(1, (6, 4)).flatten(3).transpose(2, 3)  # (B, 6, N, 4)
+        query, key, value = (qkv.contiguous() if self.together else qkv).chunk(3, dim=1)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias[None]).sum((1, 3))
+
+
+@pytest.mark.parametrize(("learns", "together"), [(False, True), (True, True), (False, False)])
+def test_saved_bytes_of_attention_are_those_of_the_kernel_that_runs(learns, together):
+    """On the meta device PyTorch would write the N x N weights down, which no device does unless it must."""
+    model, kept = Attending(learns, together), {}
+    weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(torch.rand(2, 3, 6, 8))
+    expected = sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in weights)
+    before = F.scaled_dot_product_attention
+    assert output.requires_grad and untouched(model, lambda m: count_saved_bytes(m, (6, 8), batch=2)) == expected
+    assert F.scaled_dot_product_attention is before
+    written_down = 4 * 2 * 2 * 48 * 48
+    fused = together and not learns
+    assert (count_peak_bytes(model, (6, 8), batch=2) - expected > written_down) != fused
+
+
 def convolution(inputs, outputs, **options):
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False, **options)
 
