@@ -541,8 +541,30 @@ CLAIMS = (
         conditions="counted in the networks as published; v3+ in its separable variant on ResNet-50",
         checks=("DL-6/v3 == 0", "DL-6/v3plus > 0"),
     ),
-    # ---------------------------------------------------------------------------------------------------------- 11_swin
-    Claim("ATT-1", "The cost of ViT grows with the square of the number of pixels, that of Swin linearly.", "11_swin"),
+    # ----------------------------------------------------------------------------------------------------------- 10_vit
+    Claim(
+        "ATT-1",
+        "The cost of ViT grows with the square of the number of pixels, that of Swin linearly.",
+        "10_vit",
+        verdict=DEPENDS,
+        sentence="Swin's cost is linear; ViT's square is only in its scores, {ATT-1/vit/256/attention:.0%} of the "
+        "work of ViT-B/16 at 256 pixels a side and {ATT-1/vit/1024/attention:.0%} at 1024. Between the two, FLOPs grow "
+        "with the pixels to the power {ATT-1/vit/flops_exponent:.2f} (Swin-T: {ATT-1/swin/flops_exponent:.2f}); "
+        "memory kept for the backward pass to {ATT-1/vit_explicit/memory_exponent:.2f} with the weights written down, "
+        "to {ATT-1/vit/memory_exponent:.2f} by the fused kernel (Swin-T: {ATT-1/swin/memory_exponent:.2f}); the time "
+        "of a narrow ViT to {ATT-1/vit/ms_exponent:.2f} (tiny Swin: {ATT-1/swin/ms_exponent:.2f}).",
+        conditions="one image of 256 to 1024 pixels a side; ViT-B/16 and Swin-T counted, a ViT of width 192 and the "
+        "tiny Swin timed on one CPU thread",
+        checks=(
+            "ATT-1/vit/flops_exponent < 1.6",
+            "ATT-1/vit/flops_exponent > 1.1",
+            "ATT-1/swin/flops_exponent < 1.1",
+            "ATT-1/swin/memory_exponent < 1.1",
+            "ATT-1/vit/memory_exponent < 1.1",
+            "ATT-1/vit_explicit/memory_exponent > 1.3",
+            "ATT-1/vit/ms_exponent > ATT-1/swin/ms_exponent",
+        ),
+    ),
     # ----------------------------------------------------------------------------------------------------- 13_backbones
     Claim(
         "BB-1",

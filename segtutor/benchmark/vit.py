@@ -1,0 +1,182 @@
+"""Chapter 10: ViT's row of the running table, what it costs as images grow, and its speed beside torchvision's."""
+
+import contextlib
+import math
+import statistics
+import time
+from unittest import mock
+
+import torch
+
+from segtutor.benchmark import Measurement, experiment, protocol
+from segtutor.benchmark.speed import paired_ratio, quartiles
+
+
+def _tiny(num_classes):
+    from segtutor.models import ViTSegmenter
+    from segtutor.models.vit import PRESETS
+
+    return ViTSegmenter(num_classes, **PRESETS["tiny"])
+
+
+protocol.table_row("vit_segmenter", _tiny)
+
+
+# ---------------------------------------------------------------------------------------------------------------- ATT-1
+
+SIZES, ROUNDS = (256, 512, 768, 1024), 3
+NARROW = {"width": 192, "depth": 4, "heads": 3}
+
+
+def explicit():
+    """Within it, the ViT writes its attention weights down in place of calling the fused kernel."""
+    from segtutor.models import vit
+
+    return mock.patch.object(vit, "attention", lambda *qkv: vit.softmax_attention(*qkv)[0])
+
+
+def swin(preset):
+    """A Swin trunk, four maps."""
+    from segtutor.models import SwinTransformer
+    from segtutor.models.swin import PRESETS
+
+    return SwinTransformer(**PRESETS[preset])
+
+
+def exponent(values) -> float:
+    """The power of the number of pixels that the values follow: {side: value}, least squares on logarithms."""
+    x, y = [2 * math.log(side) for side in values], [math.log(value) for value in values.values()]
+    return statistics.linear_regression(x, y).slope
+
+
+@experiment(
+    "ATT-1",
+    claim="ATT-1",
+    seeds=(0,),
+    unit={
+        "flops": "FLOPs",
+        "attention": "share of FLOPs",
+        "memory": "MiB",
+        "ms": "ms",
+        "flops_exponent": "power of the pixels",
+        "memory_exponent": "power of the pixels",
+        "ms_exponent": "power of the pixels",
+    },
+    config={"sizes": list(SIZES), "rounds": ROUNDS, "narrow": 192},
+    conditions="one square image of 256, 512, 768 and 1024 pixels; ViT-B/16 and Swin-T: FLOPs of a forward pass and "
+    "memory kept for the backward pass, both counted, attention by the fused kernel or with its weights written down "
+    "(explicit); ms: forward pass of a ViT/16 of width 192 (4 blocks, 3 heads) and of the tiny Swin, fp32, processor "
+    "time of one thread, median and quartiles of 3 rounds in turns; exponents: slope of the logarithms over the four "
+    "sizes; attention: FLOPs of queries times keys and weights times values, of all",
+)
+def growth(seed, quick, log):
+    """FLOPs, memory and time of ViT and Swin as the image grows."""
+    from segtutor import probe
+    from segtutor.models import ViT
+
+    torch.manual_seed(seed)
+    sizes = (64, 128) if quick else SIZES
+    plain, base = contextlib.nullcontext, lambda: ViT(1000)
+    builds = {"vit": (base, plain), "vit_explicit": (base, explicit), "swin": (lambda: swin("swin_t"), plain)}
+    values, series = {}, {}
+    for name, (build, way) in builds.items():
+        with torch.device("meta"):
+            model = build()
+        with way():
+            series[name, "flops"] = {side: probe.count_flops(model, (side, side)) for side in sizes}
+            series[name, "memory"] = {side: probe.count_saved_bytes(model, (side, side)) / 2**20 for side in sizes}
+    for side in sizes:
+        tokens = 1 + (side // 16) ** 2
+        values[f"vit/{side}/attention"] = 12 * 4 * tokens**2 * 768 / series["vit", "flops"][side]
+    narrow = ViT(1000, **NARROW).eval()
+    timed = {"vit": (narrow, plain), "vit_explicit": (narrow, explicit), "swin": (swin("tiny").eval(), plain)}
+    spreads = {}
+    for side in sizes:
+        images, times = torch.randn(1, 3, side, side), {name: [] for name in timed}
+        for number in range(1 + (1 if quick else ROUNDS)):  # the first to warm up
+            for name in list(timed) if number % 2 == 0 else reversed(list(timed)):
+                model, way = timed[name]
+                with way(), torch.inference_mode():
+                    begun = time.process_time()
+                    model(images)
+                    times[name].append(1000 * (time.process_time() - begun))
+        for name, ms in times.items():
+            spreads[name, side] = Measurement(statistics.median(ms[1:]), quartiles(ms[1:]))
+            series.setdefault((name, "ms"), {})[side] = statistics.median(ms[1:])
+        log(f"{side}: " + ", ".join(f"{name} {statistics.median(ms[1:]):.0f} ms" for name, ms in times.items()))
+    for (name, metric), measured in series.items():
+        values |= {
+            f"{name}/{side}/{metric}": spreads[name, side] if metric == "ms" else value
+            for side, value in measured.items()
+        }
+        values[f"{name}/{metric}_exponent"] = exponent(measured)
+    return values
+
+
+# ---------------------------------------------------------------------------------------------------------------- speed
+
+
+@experiment(
+    "speed/vit_b16",
+    group="speed",
+    unit={"ratio": "ratio", "memory_ratio": "ratio", "ms_segtutor": "ms", "ms_torchvision": "ms"},
+    seeds=(0,),
+    device="auto",
+    config={"sizes": [256, 512, 1024], "batch": 1},
+    conditions="ViT-B/16 with 1000 classes beside torchvision's vit_b_16, built for 256, 512 and 1024 pixels, the same "
+    "weights, batch 1: forward pass without gradients, and forward and backward (step; not at 1024 on a CPU); fp32 on "
+    "a CPU (processor time where one thread runs), bfloat16 autocast on a GPU; 9 pairs in turns at 256, 5 at 512, 2 at "
+    "1024, after 1 to warm up, median and quartiles; memory: most bytes held at once, counted",
+)
+def speed(seed, quick, log):
+    """ViT-B/16 over torchvision's, forward and forward with backward, and the memory of both."""
+    from torchvision.models import vit_b_16
+
+    from segtutor import probe
+    from segtutor.models import ViT
+    from segtutor.weights import transplant
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(seed)
+    values = {}
+    for side, pairs in ((64, 2),) if quick else ((256, 9), (512, 5), (1024, 2)):
+        theirs, ours = vit_b_16(image_size=side), ViT(1000, image_size=side)
+        torch.nn.init.normal_(theirs.heads.head.weight, std=0.02)  # zero at first: any two networks would agree
+        transplant(theirs, ours)
+        images = torch.randn(1, 3, side, side, device=device)
+        theirs, ours = theirs.to(device), ours.to(device)
+        with torch.inference_mode():
+            torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-3)
+        for what in ("forward",) if (device, side) == ("cpu", 1024) else ("forward", "step"):
+            training, times = what == "step", {"segtutor": [], "torchvision": []}
+            sides = {"segtutor": ours, "torchvision": theirs}
+            runs = {name: _pass(model, images, training, times[name]) for name, model in sides.items()}
+            values[f"{side}/{what}/ratio"] = paired_ratio(runs["segtutor"], runs["torchvision"], pairs, warmup=1)
+            for name, ms in times.items():
+                values[f"{side}/{what}/ms_{name}"] = Measurement(statistics.median(ms[1:]), quartiles(ms[1:]))
+            peaks = [probe.count_peak_bytes(model, (side, side), training=training) for model in (ours, theirs)]
+            values[f"{side}/{what}/memory_ratio"] = peaks[0] / peaks[1]
+            log(f"{side}, {what}: {values[f'{side}/{what}/ratio']}, memory {peaks[0] / peaks[1]:.3f}")
+    return values
+
+
+def _pass(model, images, training, times):
+    """A function that runs one pass, notes its milliseconds in ``times`` and returns its seconds."""
+    device = images.device.type
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+    def once() -> float:
+        model.train(training).zero_grad(set_to_none=True)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        begun = clock()
+        with torch.set_grad_enabled(training), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            scores = model(images)
+        if training:
+            scores.float().square().mean().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(1000 * (clock() - begun))
+        return times[-1] / 1000
+
+    return once
