@@ -70,17 +70,17 @@ def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], lik
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention among the positions of a window, with a learned bias for each offset (equation 4).
+    """Multi-head self-attention inside windows, with a learned bias for each offset (Section 3.2, equation 4).
 
     Args:
-        channels: of the positions.
+        channels: of the map.
         heads: parts into which the channels are split, each attending on its own.
         window: side of a window.
     """
 
     def __init__(self, channels: int, heads: int, window: int):
         super().__init__()
-        self.heads = heads
+        self.heads, self.window = heads, window
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = nn.Linear(channels, channels)
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))  # (169, heads)
@@ -91,16 +91,33 @@ class WindowAttention(nn.Module):
         """What each head adds to the score of each pair of positions, (heads, 49, 49)."""
         return self.bias_table[self.index].permute(2, 0, 1)
 
-    def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
-        """windows (B * windows, N, C) to the same shape; mask (windows, 1, N, N) as from `shift_mask`."""
-        count, positions, channels = windows.shape
-        qkv = self.qkv(windows).view(count, positions, 3, self.heads, channels // self.heads)
+    def within(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
+        """qkv (B * windows, N, 3 C), and a mask as from `shift_mask`, to (B * windows, N, C)."""
+        count, positions, channels = qkv.shape
+        qkv = qkv.view(count, positions, 3, self.heads, channels // (3 * self.heads))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B * windows, heads, N, C / heads) each
         bias = self.bias()[None]  # (1, heads, N, N)
         if mask is not None:
             bias = (bias + mask).repeat(count // len(mask), 1, 1, 1)  # (B * windows, heads, N, N)
-        heads = attention(query, key, value, bias)  # (B * windows, heads, N, C / heads)
-        return self.project(heads.transpose(1, 2).flatten(2))  # (B * windows, N, C)
+        return attention(query, key, value, bias).transpose(1, 2).flatten(2)  # (B * windows, N, C)
+
+    def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0), mask: Tensor | None = None) -> Tensor:
+        """Pad, roll, cut, attend, and all of it back: x (B, h, w, C) to (B, h, w, C)."""
+        height, width = x.shape[1:3]
+        padded = height + -height % self.window, width + -width % self.window
+        qkv = self.qkv(x)  # (B, h, w, 3 C)
+        if padded != (height, width):
+            # Padding is zeros, of which the layer would make its bias: no need to multiply there.
+            whole = self.qkv.bias.expand(len(x), *padded, -1).clone()  # (B, h', w', 3 C)
+            whole[:, :height, :width] = qkv
+            qkv = whole
+        if any(shift):
+            # Rolled, the map has as many windows as before; shifted windows without it would be cut at the borders.
+            qkv = qkv.roll((-shift[0], -shift[1]), dims=(1, 2))
+        x = join(self.within(partition(qkv, self.window), mask), self.window, *padded)  # (B, h', w', C)
+        if any(shift):
+            x = x.roll(shift, dims=(1, 2))
+        return self.project(x[:, :height, :width])  # (B, h, w, C)
 
 
 class SwinBlock(nn.Module):
@@ -115,29 +132,15 @@ class SwinBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, window: int, drop_path: float = 0.0):
         super().__init__()
-        self.window = window
         self.norm1 = nn.LayerNorm(channels)
         self.attention = WindowAttention(channels, heads, window)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
         self.drop_path = DropPath(drop_path)
 
-    def attend(self, x: Tensor, shift: tuple[int, int], mask: Tensor | None) -> Tensor:
-        """Pad, roll, cut, attend, and all of it back: (B, h, w, C) to (B, h, w, C)."""
-        height, width = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))  # (B, h', w', C)
-        padded = x.shape[1:3]
-        if any(shift):
-            # Rolled, the map has as many windows as before; the shifted windows at its borders would be cut ones.
-            x = x.roll((-shift[0], -shift[1]), dims=(1, 2))
-        x = join(self.attention(partition(x, self.window), mask), self.window, *padded)
-        if any(shift):
-            x = x.roll(shift, dims=(1, 2))
-        return x[:, :height, :width]  # (B, h, w, C)
-
     def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0), mask: Tensor | None = None) -> Tensor:
         """x (B, h, w, C) to the same shape; shift and mask come from the stage."""
-        x = x + self.drop_path(self.attend(self.norm1(x), shift, mask))
+        x = x + self.drop_path(self.attention(self.norm1(x), shift, mask))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -186,7 +189,7 @@ class Stage(nn.Module):
         super().__init__()
         self.entry = entry
         self.blocks = nn.ModuleList(blocks)
-        self.window, self.always_shift = blocks[0].window, always_shift
+        self.window, self.always_shift = blocks[0].attention.window, always_shift
 
     def shifted(self, x: Tensor) -> tuple[tuple[int, int], Tensor | None]:
         """By how much every second block rolls the map x (B, h, w, C), and the mask that goes with it."""
