@@ -212,24 +212,29 @@ def test_the_mask_is_made_once_for_a_stage(monkeypatch):
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_is_softmax_in_the_open(masked):
     layer = perturb(seeded(WindowAttention, 12, 3, 4)).double()
-    x = images(2, 8, 12, 12, dtype=torch.float64).roll((-2, -2), dims=(1, 2))  # (B, h, w, C): six windows each
-    windows = swin.partition(x, 4)
-    mask = swin.shift_mask(8, 12, 4, (2, 2), like=x) if masked else None
-    found = layer(windows, mask)
-    query, key, value = F.linear(windows, layer.qkv.weight, layer.qkv.bias).chunk(3, dim=-1)
+    qkv = images(2, 8, 12, 36, dtype=torch.float64).roll((-2, -2), dims=(1, 2))  # (B, h, w, 3 C): six windows each
+    windows = swin.partition(qkv, 4)
+    mask = swin.shift_mask(8, 12, 4, (2, 2), like=qkv) if masked else None
+    found = layer.within(windows, mask)
+    query, key, value = windows.chunk(3, dim=-1)
     index = swin.relative_index(4)
-    for number in range(len(windows)):
-        parts = []
-        for head in range(3):
-            own = slice(4 * head, 4 * head + 4)
-            bias = layer.bias_table[index][..., head]
-            if masked:
-                bias = bias + mask[number % 6, 0]
-            out, weights = softmax_attention(query[number, :, own], key[number, :, own], value[number, :, own], bias)
-            assert not masked or (weights[mask[number % 6, 0] < 0] == 0).all()
-            parts.append(out)
-        expected = layer.project(torch.cat(parts, dim=-1))
-        torch.testing.assert_close(found[number], expected, rtol=0, atol=1e-12)
+    for number, head in itertools.product(range(len(windows)), range(3)):
+        own = slice(4 * head, 4 * head + 4)
+        bias = layer.bias_table[index][..., head]
+        if masked:
+            bias = bias + mask[number % 6, 0]
+        expected, weights = softmax_attention(query[number, :, own], key[number, :, own], value[number, :, own], bias)
+        assert not masked or (weights[mask[number % 6, 0] < 0] == 0).all()
+        torch.testing.assert_close(found[number, :, own], expected, rtol=0, atol=1e-12)
+
+
+def test_padded_positions_are_the_bias_of_zeros():
+    layer = perturb(seeded(WindowAttention, 6, 2, 4)).double()
+    x = images(2, 5, 9, 6, dtype=torch.float64)
+    expected = layer.qkv(F.pad(x, (0, 0, 0, 3, 0, 3)))
+    torch.testing.assert_close(layer.padded(layer.qkv(x)), expected, rtol=0, atol=1e-12)
+    whole = layer.qkv(images(1, 8, 4, 6, dtype=torch.float64))
+    assert layer.padded(whole) is whole
 
 
 def test_the_bias_depends_on_the_offset_alone():

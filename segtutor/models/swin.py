@@ -101,20 +101,27 @@ class WindowAttention(nn.Module):
             bias = (bias + mask).repeat(count // len(mask), 1, 1, 1)  # (B * windows, heads, N, N)
         return attention(query, key, value, bias).transpose(1, 2).flatten(2)  # (B * windows, N, C)
 
+    def padded(self, qkv: Tensor) -> Tensor:
+        """qkv (B, h, w, 3 C) to (B, h', w', 3 C), whose sides are multiples of the window."""
+        height, width = qkv.shape[1:3]
+        extra = -height % self.window, -width % self.window
+        if extra == (0, 0):
+            return qkv
+        # Padding is zeros, of which the linear layer would make its bias: no need to multiply there.
+        whole = self.qkv.bias.expand(len(qkv), height + extra[0], width + extra[1], -1).clone()
+        whole[:, :height, :width] = qkv
+        return whole
+
     def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0), mask: Tensor | None = None) -> Tensor:
         """Pad, roll, cut, attend, and all of it back: x (B, h, w, C) to (B, h, w, C)."""
         height, width = x.shape[1:3]
-        padded = height + -height % self.window, width + -width % self.window
-        qkv = self.qkv(x)  # (B, h, w, 3 C)
-        if padded != (height, width):
-            # Padding is zeros, of which the layer would make its bias: no need to multiply there.
-            whole = self.qkv.bias.expand(len(x), *padded, -1).clone()  # (B, h', w', 3 C)
-            whole[:, :height, :width] = qkv
-            qkv = whole
+        x = self.padded(self.qkv(x))  # (B, h', w', 3 C)
+        sides = x.shape[1:3]
         if any(shift):
             # Rolled, the map has as many windows as before; shifted windows without it would be cut at the borders.
-            qkv = qkv.roll((-shift[0], -shift[1]), dims=(1, 2))
-        x = join(self.within(partition(qkv, self.window), mask), self.window, *padded)  # (B, h', w', C)
+            x = x.roll((-shift[0], -shift[1]), dims=(1, 2))
+        x = partition(x, self.window)  # (B * windows, N, 3 C)
+        x = join(self.within(x, mask), self.window, *sides)  # (B, h', w', C)
         if any(shift):
             x = x.roll(shift, dims=(1, 2))
         return self.project(x[:, :height, :width])  # (B, h, w, C)
