@@ -64,11 +64,13 @@ class UPerNetDecoder(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps c1 .. c4, (B, channels[i], h_i, w_i) each, to the embedding (B, width, h_1, w_1)."""
-        *finer, coarsest = self.top_down(maps)
-        # Adding an enlarged map leaves its blocks in the sum; a 3x3 smooths them away.
-        levels = [smooth(x) for smooth, x in zip(self.smooth, finer, strict=True)] + [coarsest]
-        size = maps[0].shape[2:]
-        return self.fuse(torch.cat([resize(x, size) for x in levels], dim=1))  # (B, 2048, H/4, W/4) to (B, 512, ...)
+        levels = self.top_down(maps)
+        for number, smooth in enumerate(self.smooth):
+            # Adding an enlarged map leaves its blocks in the sum; a 3x3 smooths them away.
+            levels[number] = smooth(levels[number])
+        finest, *coarser = levels
+        enlarged = [resize(x, finest.shape[2:]) for x in coarser]  # (B, 512, H/4, W/4) each
+        return self.fuse(torch.cat([finest, *enlarged], dim=1))  # (B, 2048, H/4, W/4) to (B, 512, H/4, W/4)
 
 
 class SwinUPerNet(nn.Module):
