@@ -95,11 +95,16 @@ def test_parameters_are_theirs_less_a_norm_that_nothing_reads(preset, auxiliary,
     assert probe.count_parameters(ours) + unread == probe.count_parameters(theirs) == FACTS[fact].value
 
 
-def test_operations_are_the_published_ones():
+def test_operations_are_the_published_ones_less_the_products_with_padding():
     with torch.device("meta"):
         model = SwinUPerNet(150)
-    found = probe.count_flops(model, (512, 2048)) / 2e9
-    assert found == pytest.approx(FACTS["gmac_512x2048_tiny_upernet"].value, abs=0.1)
+    spared = 0  # projections of positions that are nothing but padding, which the references multiply
+    for stage, channels, stride in zip(model.trunk.stages, model.trunk.channels, (4, 8, 16, 32), strict=True):
+        height, width = 512 // stride, 2048 // stride
+        padding = (height + -height % 7) * (width + -width % 7) - height * width
+        spared += len(stage.blocks) * padding * 4 * channels**2
+    found = probe.count_flops(model, (512, 2048)) / 2
+    assert (found + spared) / 1e9 == pytest.approx(FACTS["gmac_512x2048_tiny_upernet"].value, abs=0.05)
 
 
 def test_the_default_is_the_papers_model():
