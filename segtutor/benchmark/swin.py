@@ -192,8 +192,8 @@ _SAME = (
     "no dropout and no stochastic depth, batch 1, fp32, each side at the memory format that is faster at 128 pixels; "
     "forward: in evaluation mode; step: forward, cross-entropy and backward, batch normalisation at its running "
     "statistics; processor time where one thread runs, in turns in one process after a round to warm up, median and "
-    "quartiles of the ratios; memory: most bytes alive at once beside the weights, counted at batch 2, attention with "
-    "its weights written out on both sides"
+    "quartiles of the ratios; memory: most bytes alive at once beside the weights, counted at batch 2, attention as a "
+    "CPU runs it: fused in the forward pass, its weights written out where the position biases learn"
 )
 
 
