@@ -144,35 +144,39 @@ def memory(seed, quick, log):
 # ----------------------------------------------------------------------------------------------------------------- BB-6
 
 
-@experiment(
-    "BB-6",
-    claim="BB-6",
-    seeds=(0,),
-    device="auto",
-    unit={"time": "ratio", "kept": "ratio", "peak": "ratio"},
-    config={"side": SIDE, "batch": BATCH, "timed_side": 256},
-    conditions="a training step with the backbone's blocks computed twice over the same step without; time: batch 2 at "
-    "256x256, processor time where one thread runs, 5 pairs in turns after 1, median and quartiles; kept: bytes "
-    "kept from forward to backward, peak: most bytes held at once beside the weights, batch 8 at 512x512, counted",
-)
-def checkpointing(seed, quick, log):
-    """Time and memory of a training step with gradient checkpointing, over those without."""
-    from segtutor import probe
+def checkpointed(name):
+    """Register ``BB-6/<name>``: gradient checkpointing in one of the five."""
 
-    device, side = ("cuda" if torch.cuda.is_available() else "cpu"), 64 if quick else SIDE
-    values = {}
-    for name in FIVE:
+    @experiment(
+        f"BB-6/{name}",
+        claim="BB-6",
+        seeds=(0,),
+        device="auto",
+        unit={"time": "ratio", "kept": "ratio", "peak": "ratio"},
+        config={"side": SIDE, "batch": BATCH, "timed_side": 256},
+        conditions="a training step with the backbone's blocks computed twice over the same step without; time: batch 2 "
+        "at 256x256, processor time where one thread runs, 4 pairs in turns after 1, median and quartiles; kept: bytes "
+        "kept from forward to backward, peak: most bytes held at once beside the weights, batch 8 at 512x512, counted",
+    )
+    def costs(seed, quick, log):
+        """Time and memory of a training step with gradient checkpointing, over those without."""
+        from segtutor import probe
+
+        device, side = ("cuda" if torch.cuda.is_available() else "cpu"), 64 if quick else SIDE
         plain, saving = weightless(build, name), weightless(build, name, checkpointing=True)
+        values = {}
         for key, count in (("kept", probe.count_saved_bytes), ("peak", probe.count_peak_bytes)):
-            values[f"{name}/{key}"] = count(saving, (side, side), batch=BATCH) / count(plain, (side, side), batch=BATCH)
+            values[key] = count(saving, (side, side), batch=BATCH) / count(plain, (side, side), batch=BATCH)
         images, target = batch_of(TIMED, 64 if quick else 256, device)
         steps = []
         for again in (True, False):
             model = build(name, checkpointing=again).train().to(device, memory_format=torch.channels_last)
             steps.append(step_seconds(model, images, target))
-        values[f"{name}/time"] = paired_ratio(*steps, 1 if quick else 5, warmup=1)
-        log(f"{name}: {values[f'{name}/time'].value:.2f} of the time, {values[f'{name}/peak']:.2f} of the memory")
-    return values
+        return values | {"time": paired_ratio(*steps, 1 if quick else 4, warmup=1)}
+
+
+for _name in FIVE:
+    checkpointed(_name)
 
 
 # ------------------------------------------------------------------------------------------------ the table of all rows

@@ -118,12 +118,12 @@ def list_backbone_names() -> dict[str, dict[str, Any]]:
     }
 
 
-_COMMON = ("checkpointing", "frozen")
-
-
 def list_backbone_uses() -> dict[str, str]:
     """The short names, each with one sentence that says when to use it."""
     return {short: entry.uses.get(short, "") for entry in BACKBONES.values() for short in entry.names}
+
+
+_COMMON = ("checkpointing", "frozen")
 
 
 def _of_every_backbone(*, checkpointing: bool = False, frozen: bool = False) -> None:
