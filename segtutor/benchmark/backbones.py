@@ -154,7 +154,7 @@ def checkpointed(name):
         device="auto",
         unit={"time": "ratio", "kept": "ratio", "peak": "ratio"},
         config={"side": SIDE, "batch": BATCH, "timed_side": 256},
-        conditions="a training step with the backbone's blocks computed twice over the same step without; time: batch 2 "
+        conditions="a training step with the backbone's blocks computed twice over the step without; time: batch 2 "
         "at 256x256, processor time where one thread runs, 4 pairs in turns after 1, median and quartiles; kept: bytes "
         "kept from forward to backward, peak: most bytes held at once beside the weights, batch 8 at 512x512, counted",
     )
