@@ -21,13 +21,15 @@ NARROW = {"width": 4, "depths": (1, 1, 3, 1), "heads": (1, 2, 2, 4), "window": 4
 
 
 def perturb(model, seed=0):
-    """Norms and position biases that matter: those of a fresh network are near 0, and hide a wrong index."""
+    """Norms, position biases and biases that matter: those of a fresh network are near 0 and hide a wrong index."""
     perturb_norms(model, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias_table"):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            elif name.endswith("bias"):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
 
 
