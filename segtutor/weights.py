@@ -343,6 +343,41 @@ def _segformer_map(*, trunk: str = "", decoder: bool = False, **options) -> KeyM
     return KeyMap(rename, **options)
 
 
+def _smp_segformer_map() -> KeyMap:
+    """smp counts stages from 1 in the trunk and from the deepest in the decoder, and keeps keys and values together."""
+    parts = {"patch_embed": "patch_embed", "block": "blocks", "norm": "norm"}
+    layers = (
+        (r"\.patch_embed\.proj\.", ".embed."),
+        (r"\.patch_embed\.norm\.", ".embed_norm."),
+        (r"\.attn\.q\.", ".attention.query."),
+        (r"\.attn\.k\.", ".attention.key."),
+        (r"\.attn\.v\.", ".attention.value."),
+        (r"\.attn\.proj\.", ".attention.out."),
+        (r"\.attn\.sr\.", ".attention.reduce."),
+        (r"\.attn\.norm\.", ".attention.reduce_norm."),
+        (r"\.mlp\.dwconv\.dwconv\.", ".mlp.depthwise."),
+        (r"^decoder\.fuse_stage\.0\.", "decoder.fuse."),
+        (r"^decoder\.fuse_stage\.1\.", "decoder.norm."),
+        (r"^segmentation_head\.0\.", "classifier."),
+    )
+
+    def split(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = {}
+        for name, tensor in source.items():
+            pair = (name.replace(".attn.kv.", f".attn.{part}.") for part in "kv")
+            found |= zip(pair, tensor.chunk(2), strict=True) if ".attn.kv." in name else {name: tensor}
+        return found
+
+    def rename(name: str) -> str:
+        stage = r"^encoder\.(patch_embed|block|norm)(\d)\."
+        name = re.sub(stage, lambda match: f"trunk.stages.{int(match[2]) - 1}.{parts[match[1]]}.", name)
+        level = r"^decoder\.mlp_stage\.(\d)\.linear\."
+        name = re.sub(level, lambda match: f"decoder.project.{3 - int(match[1])}.", name)
+        return _substituted(name, layers)
+
+    return KeyMap(rename, prepare=split)
+
+
 _FCN = {
     "trunk": "trunk.",
     "classifier": {"classifier.0": "fc6", "classifier.3": "fc7"},
@@ -375,6 +410,7 @@ MAPS: dict[tuple[str, str], KeyMap] = {
         "trunk.", fresh=r"(trunk\.norms|decoder|classifier|auxiliary)\."
     ),
     ("transformers upernet", "SwinUPerNet"): _transformers_upernet_map(),
+    ("smp segformer", "SegFormer"): _smp_segformer_map(),
     ("transformers mit", "MixTransformer"): _segformer_map(),
     ("transformers mit", "SegFormer"): _segformer_map(trunk="trunk.", fresh=r"(decoder|classifier)\."),
     ("transformers segformer", "MixTransformer"): _segformer_map(),
@@ -393,6 +429,8 @@ def _kind(names: Mapping[str, Tensor]) -> str:
         return "torchvision deeplabv3"
     if "decoder.aspp.0.convs.0.0.weight" in names and "decoder.block1.0.weight" in names:
         return "smp deeplabv3plus"
+    if "encoder.patch_embed1.proj.weight" in names and "decoder.fuse_stage.0.weight" in names:
+        return "smp segformer"
     if "class_token" in names and "encoder.pos_embedding" in names:
         return "torchvision vit"
     if "features.1.0.attn.relative_position_bias_table" in names:

@@ -151,6 +151,25 @@ def test_b0_is_transformers():
 
 
 @torch.no_grad()
+def test_b0_is_smps():
+    """A second reference, with the eps of the authors' code as it stands."""
+    import segmentation_models_pytorch as smp
+
+    with torch.random.fork_rng():
+        source = perturb_norms(smp.Segformer("mit_b0", encoder_weights=None, classes=7)).eval()
+    model = SegFormer(7).eval()
+    report = transplant(source, model)
+    assert report.left == report.fresh == () and len(report.copied) == len(model.state_dict())
+    x = images(1, 3, 64, 96)
+    maps = source.encoder(x)
+    for found, wanted in zip(model.trunk(x), maps[-4:], strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    expected = source.segmentation_head[0](source.decoder(maps))  # its last enlargement aligns corners
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(model.classifier(model.decoder(model.trunk(x))), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 def test_the_four_maps_are_transformers(narrow):
     source, trunk = copy.deepcopy(narrow).double(), MixTransformer(**NARROW).double().eval()
     report = transplant(source, trunk)
