@@ -68,9 +68,10 @@ class UPerNetDecoder(nn.Module):
         for number, smooth in enumerate(self.smooth):
             # Adding an enlarged map leaves its blocks in the sum; a 3x3 smooths them away.
             levels[number] = smooth(levels[number])
-        finest, *coarser = levels
-        enlarged = [resize(x, finest.shape[2:]) for x in coarser]  # (B, 512, H/4, W/4) each
-        return self.fuse(torch.cat([finest, *enlarged], dim=1))  # (B, 2048, H/4, W/4) to (B, 512, H/4, W/4)
+        levels[1:] = [resize(x, levels[0].shape[2:]) for x in levels[1:]]  # (B, 512, H/4, W/4) each
+        # Under its old name, so that the four wide maps are let go before the next is made.
+        levels = torch.cat(levels, dim=1)  # (B, 2048, H/4, W/4)
+        return self.fuse(levels)  # (B, 512, H/4, W/4)
 
 
 class SwinUPerNet(nn.Module):
