@@ -322,6 +322,27 @@ def _cell(model: str, metric: str, measured: list) -> str:
     return _METRICS[metric][1](found.value)
 
 
+def compatibility_matrix(backbones: Sequence[str], heads: Sequence[str]) -> Table:
+    """Every head on every backbone, from the rows ``FAC-1/<backbone>/<head>``: the cost of what works, in GFLOPs.
+
+    Args:
+        backbones: The rows, by short name.
+        heads: The columns.
+    """
+    measured = {row.id: row for row in results.read_rows() if row.id.startswith("FAC-1/")}
+
+    def cell(backbone: str, head: str) -> str:
+        found = measured.get(f"FAC-1/{backbone}/{head}")
+        if found is None:
+            return "fails" if f"FAC-1/{backbone}/works" in measured else _MISSING
+        return f"{found.value:.1f}"
+
+    rows = [[backbone, *(cell(backbone, head) for head in heads)] for backbone in backbones]
+    conditions = "; ".join(dict.fromkeys(row.conditions for row in measured.values()))
+    caption = f"GFLOPs: {conditions}. Measured again by `segtutor benchmark FAC-1`." if measured else ""
+    return Table(rows, ["backbone", *heads], caption)
+
+
 def claims(*ids: str) -> Table:
     """The verdicts on claims of the ledger, e.g. ``chapter.claims("FCN-1", "FCN-2")``, with what was measured."""
     from segtutor.claims import judge

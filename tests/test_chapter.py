@@ -243,6 +243,25 @@ def test_running_table_reads_rows_and_invents_nothing(rows):
     )
 
 
+def test_compatibility_matrix_shows_costs_failures_and_gaps(monkeypatch):
+    from types import SimpleNamespace
+
+    values = {"resnet18/fcn": 21.04, "resnet18/works": 1, "table/x/fcn": 9}
+    found = [
+        SimpleNamespace(
+            id=f"FAC-1/{key}" if not key.startswith("table") else key, value=value, conditions="random weights"
+        )
+        for key, value in values.items()
+    ]
+    monkeypatch.setattr(chapter.results, "read_rows", lambda: found)
+    shown = chapter.compatibility_matrix(["resnet18", "mit-b0"], ["fcn", "aspp"])
+    assert shown.columns == ["backbone", "fcn", "aspp"]
+    assert shown.rows == [["resnet18", "21.0", "fails"], ["mit-b0", "not measured", "not measured"]]
+    assert shown.caption == "GFLOPs: random weights. Measured again by `segtutor benchmark FAC-1`."
+    monkeypatch.setattr(chapter.results, "read_rows", list)
+    assert chapter.compatibility_matrix(["resnet18"], ["fcn"]).caption == ""
+
+
 @pytest.mark.parametrize(
     ("side", "cell"), [(protocol.FIELD, "whole image"), (protocol.FIELD - 1, f"{protocol.FIELD - 1}")], ids=str
 )
