@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from segtutor import claims
+from segtutor import claims, results
 from segtutor.claims import CHAPTERS, CLAIMS, CONFIRMED, NOT_YET, VERDICTS, WAITS, Claim, ClaimError, judge, page
 from segtutor.papers import PAPERS
 
@@ -143,3 +143,14 @@ def test_committed_page_is_what_the_generator_writes():
 def test_unknown_claim_is_named():
     with pytest.raises(ClaimError, match="'FCN-9'; there are INTRO-1"):
         judge("FCN-9")
+
+
+def test_the_matrix_of_the_factory_has_all_backbones_and_heads():
+    from segtutor.benchmark import compatibility
+    from segtutor.factory.backbones import list_backbone_names
+
+    assert set(claims.BACKBONES) == set(list_backbone_names()) and len(claims.BACKBONES) == 23
+    assert len(compatibility.HEADS) == 12
+    for name in claims.BACKBONES:
+        for head in compatibility.HEADS:
+            assert results.result(f"FAC-1/{name}/{head}").value > 0

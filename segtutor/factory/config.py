@@ -180,7 +180,8 @@ def parse(build: Callable, section: Any, path: str, *, known: Iterable[str] = ()
     prefix, known = f"{path}." if path else "", set(known)
     for key in section:
         if not isinstance(key, str) or key not in rules.keys() | known:
-            raise ConfigError(f"{prefix}{key}: unknown key; {nearest(key, [*known, *rules])}")
+            shown = key if isinstance(key, str) and key.isprintable() else repr(key)
+            raise ConfigError(f"{prefix}{shown}: unknown key; {nearest(key, [*known, *rules])}")
     settings = {}
     for key, rule in rules.items():
         if key in section:
