@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -149,11 +150,19 @@ def read_rows(id: str | None = None, *, folder: Path | str | None = None) -> lis
     Returns:
         The rows in the order of their files; empty when there is none.
     """
-    rows = [row for path in sorted(Path(folder or FOLDER).glob("*.json")) for row in read_file(path)]
-    _refuse_twins(rows, "results")
+    stats = [(path, path.stat()) for path in sorted(Path(folder or FOLDER).glob("*.json"))]
+    rows = _all_rows(tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats))
     if id is None:
-        return rows
+        return list(rows)
     return [row for row in rows if row.id == id or row.id.startswith(id + "/")]
+
+
+@lru_cache(maxsize=4)
+def _all_rows(files: tuple[tuple[Path, int, int], ...]) -> tuple[Row, ...]:
+    """The rows of files that are named with time and size, so that thousands of look-ups parse them once."""
+    rows = tuple(row for path, _, _ in files for row in read_file(path))
+    _refuse_twins(rows, "results")
+    return rows
 
 
 @dataclass(frozen=True)
