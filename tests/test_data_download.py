@@ -486,6 +486,7 @@ def test_links_in_zip_are_refused(tmp_path):
         gzip.compress(b"no tar"),
         zipped({"a": bytes(9000)})[:-30],
     ],
+    ids=["text", "cut tar", "gzip of no tar", "cut zip"],  # bytes as names hold the time, and processes would differ
 )
 def test_broken_archives_are_named(tmp_path, body):
     with pytest.raises(DownloadError, match="download it again"):
