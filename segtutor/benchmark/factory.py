@@ -7,17 +7,18 @@ from segtutor.benchmark import Measurement, experiment
 from segtutor.benchmark.speed import each_at_its_best, paired_ratio, quartiles, step_seconds
 
 SIDE, BATCH, CLASSES = 256, 2, 19
-# head -> (backbone section, how the library builds its nearest model)
+# head -> (its settings that are nearest to the library's, backbone section, how the library builds its model)
 NEAREST = {
-    "fpn": ({"type": "resnet", "depth": 50}, "FPN", "resnet50", {}),
+    "fpn": ({}, {"type": "resnet", "depth": 50}, "FPN", "resnet50", {}),
     "aspp": (
+        {"separable": True},
         {"type": "resnet", "depth": 50, "output_stride": 16},
         "DeepLabV3Plus",
         "resnet50",
         {"encoder_output_stride": 16, "decoder_atrous_rates": (6, 12, 18)},
     ),
-    "uper": ({"type": "resnet", "depth": 50}, "UPerNet", "resnet50", {}),
-    "segformer": ({"type": "segformer", "variant": "mit-b0"}, "Segformer", "mit_b0", {}),
+    "uper": ({"proj_dim": 256}, {"type": "resnet", "depth": 50}, "UPerNet", "resnet50", {}),
+    "segformer": ({}, {"type": "segformer", "variant": "mit-b0"}, "Segformer", "mit_b0", {}),
 }
 
 
@@ -45,17 +46,22 @@ def _ratio(ours, theirs, once, rounds, log):
     return Measurement(statistics.median(ratios), quartiles(ratios))
 
 
-def _register(head, backbone, name, encoder, options):
+def _words(settings):
+    return f" ({', '.join(f'{key}: {value}' for key, value in settings.items())})" if settings else ""
+
+
+def _register(head, settings, backbone, name, encoder, options):
     @experiment(
         f"speed/factory_{head}",
         group="speed",
         seeds=(0,),
         unit=dict.fromkeys(("inference", "step", "flops", "parameters", "peak_memory"), "ratio"),
-        config={"size": SIDE, "batch": BATCH, "classes": CLASSES},
-        conditions=f"create_model with {encoder} and the head {head} over smp.{name} on the same encoder: batch "
-        f"{BATCH} at {SIDE}x{SIDE}, {CLASSES} classes, fp32, random weights, inference and forward plus backward, each "
-        "side at its faster memory format, 9 rounds in turns after 2 to warm up, processor time of one thread, median "
-        "and quartiles; FLOPs, parameters and peak memory of a training step counted. The decoders are not the same",
+        config={"size": SIDE, "batch": BATCH, "classes": CLASSES, **settings},
+        conditions=f"create_model with {encoder} and the head {head}{_words(settings)} over smp.{name} on the same "
+        f"encoder: batch {BATCH} at {SIDE}x{SIDE}, {CLASSES} classes, fp32, random weights, inference and forward plus "
+        "backward, each side at its faster memory format, 9 rounds in turns after 2 to warm up, processor time of one "
+        "thread, median and quartiles; FLOPs, parameters and peak memory of a training step counted. The decoders are "
+        "not the same",
     )
     def row(seed, quick, log):
         """A factory model over the library's nearest one: inference, training step, FLOPs, parameters, memory."""
@@ -66,7 +72,7 @@ def _register(head, backbone, name, encoder, options):
 
         side = 64 if quick else SIDE
         torch.manual_seed(seed)
-        ours = create_model({"backbone": backbone, "head": {"type": head}, "num_classes": CLASSES})
+        ours = create_model({"backbone": backbone, "head": {"type": head, **settings}, "num_classes": CLASSES})
         theirs = _theirs(name, encoder, options)
         images, target = torch.randn(BATCH, 3, side, side), torch.randint(0, CLASSES, (BATCH, side, side))
 
