@@ -194,6 +194,16 @@ def test_checkpointing_gives_the_same_gradients_for_less_memory(section):
     assert peaks[1] < peaks[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("resnet18", 8), ("resnetv2_50", 16), ("mobilenetv2", 17), ("vovnet39", 6), ("convnext-tiny", 18), ("mit-b2", 16)],
+)
+def test_what_is_computed_twice_are_the_papers_blocks(name, blocks):
+    with torch.device("meta"):
+        backbone = create_backbone({**NAMES[name], "checkpointing": True})
+    assert sum("forward" in vars(module) for module in backbone.modules()) == blocks
+
+
 @every_type
 def test_a_frozen_backbone_learns_nothing_and_keeps_its_statistics(section):
     model = seeded(create_model, {"backbone": {**section, "frozen": True}, "head": {"type": "fcn"}, "num_classes": 2})
