@@ -137,6 +137,22 @@ def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, 
     assert "nothing is left to do" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("valid", "steps", "best"),
+    [
+        ([], 4, False),
+        ([(2, 0.3)], 2, True),
+        ([(2, 0.3)], 3, False),
+        ([(2, 0.3), (4, 0.5)], 4, True),
+        ([(2, 0.3), (4, 0.3)], 4, False),
+        ([(2, 0.5), (4, 0.3), (6, 0.4)], 6, False),
+    ],
+)
+def test_the_best_model_is_the_one_that_scored_best(valid, steps, best):
+    history = {"steps": list(range(1, steps + 1)), "valid": [(step, {"miou": score}) for step, score in valid]}
+    assert commands.run._is_best(history) == best
+
+
 def test_a_run_is_never_overwritten(tmp_path, config, capsys):
     run = tmp_path / "run"
     commands.train(config, ["schedule.steps=1"], out=run)
@@ -155,6 +171,22 @@ def test_a_run_is_never_overwritten(tmp_path, config, capsys):
     (run / "checkpoint.pt").unlink()
     assert cli.main(["train", "--resume", str(run)]) == 2
     assert "there is no checkpoint" in capsys.readouterr().err
+
+
+def test_training_trains_on_augmented_images(tmp_path, config, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        commands.run.training, "fit", lambda model, data, **rules: asked.append((data, rules)) or stop()
+    )
+
+    def stop():
+        raise RuntimeError("seen enough")
+
+    with pytest.raises(RuntimeError, match="seen enough"):
+        commands.train(config, ["data.crop=[32,32]", "schedule.clip=1", "schedule.warmup=1"], out=tmp_path / "run")
+    [(data, rules)] = asked
+    assert data[0][0].shape == (3, 32, 32) and rules["valid"][0][0].shape == (3, 32, 48)
+    assert (rules["clip"], rules["save_every"], rules["seed"], rules["schedule"](0, 6)) == (1.0, 1, 0, 0.5)
 
 
 def test_a_folder_of_ones_own(tmp_path, folder, monkeypatch):

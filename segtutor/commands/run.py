@@ -166,8 +166,7 @@ def _fit(recipe: Recipe, run: Path, state: dict | None) -> History:
 
     def save(state: dict) -> None:
         history = state["history"]
-        scores = [(entry["miou"], -step) for step, entry in history["valid"]]
-        if scores and max(scores) == scores[-1] and -scores[-1][1] == len(history["steps"]):
+        if _is_best(history):
             model.save_pretrained(run / "best")
         model.save_pretrained(run / "model")
         _write(run / HISTORY, json.dumps(_without_nan(history)) + "\n")
@@ -200,6 +199,14 @@ def _fit(recipe: Recipe, run: Path, state: dict | None) -> History:
     else:
         print(f"Done: {run}. Next: segtutor evaluate {run}")
     return history
+
+
+def _is_best(history: dict) -> bool:
+    """Whether the last step was validated, and better than all before."""
+    if not history["valid"] or history["valid"][-1][0] != len(history["steps"]):
+        return False
+    *before, now = (scores["miou"] for _, scores in history["valid"])
+    return all(now > score for score in before)
 
 
 def _recipe(run: Path) -> Recipe:
