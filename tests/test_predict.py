@@ -22,11 +22,12 @@ class Threshold(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
-        self.sizes, self.modes = [], []
+        self.sizes, self.modes, self.seen = [], [], []
 
     def forward(self, images):
         self.sizes.append(tuple(images.shape))
         self.modes.append(self.training)
+        self.seen.append(images)
         score = images.mean(1, keepdim=True) * self.weight
         return torch.cat([-score, score], 1)
 
@@ -44,6 +45,14 @@ def test_normalised_as_in_training_and_left_as_it_was():
     assert model.training and model.modes == [False] and not labels.requires_grad
     model.info = SPEC
     assert predict(model, image).equal(labels)
+
+
+def test_each_channel_has_its_own_statistics():
+    model, image = Threshold(), picture() * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
+    spec = SimpleNamespace(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))
+    predict(model, image, spec=spec)
+    for seen, channel, mean, std in zip(model.seen[0][0], image, spec.mean, spec.std, strict=True):
+        torch.testing.assert_close(seen, (channel - mean) / std)
 
 
 def test_tensors_pictures_and_arrays_agree():
