@@ -191,8 +191,7 @@ def _register(name):
         conditions=f"SegFormer-{name.upper()} over transformers' with the same weights, no dropout, 19 classes, logits "
         "enlarged to the image, batch 1, fp32, each side at its faster memory format; forward: in evaluation mode; "
         "step: forward, cross-entropy and backward; processor time where one thread runs, in turns in one process, "
-        "median and quartiles of the ratios; memory: most bytes alive at once beside the weights, counted, attention "
-        "with its weights written out on both sides",
+        "median and quartiles of the ratios; memory: most bytes alive at once beside the weights, counted",
     )
     def row(seed, quick, log):
         """SegFormer beside transformers' at 256, 512 and 1024 pixels: time, and memory at its peak."""
