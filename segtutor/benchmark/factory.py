@@ -4,7 +4,7 @@ import statistics
 import time
 
 from segtutor.benchmark import Measurement, experiment
-from segtutor.benchmark.speed import each_at_its_best, paired_ratio, quartiles, step_seconds
+from segtutor.benchmark.speed import each_at_its_best, forward_seconds, paired_ratio, quartiles, step_seconds
 
 SIDE, BATCH, CLASSES = 256, 2, 19
 # head -> (its settings that are nearest to the library's, backbone section, how the library builds its model)
@@ -26,18 +26,6 @@ def _theirs(name, encoder, options):
     import segmentation_models_pytorch as smp
 
     return getattr(smp, name)(encoder, encoder_weights=None, classes=CLASSES, **options)
-
-
-def _inference_seconds(model, images):
-    import torch
-
-    def once() -> float:
-        with torch.inference_mode():
-            begun = time.process_time()
-            model(images)
-            return time.process_time() - begun
-
-    return once
 
 
 def _ratio(ours, theirs, once, rounds, log):
@@ -77,7 +65,7 @@ def _register(head, settings, backbone, name, encoder, options):
         images, target = torch.randn(BATCH, 3, side, side), torch.randint(0, CLASSES, (BATCH, side, side))
 
         def inference(model, layout):
-            return _inference_seconds(model.eval(), images.to(memory_format=layout))
+            return forward_seconds(model, images.to(memory_format=layout))
 
         def step(model, layout):
             return step_seconds(model.train(), images.to(memory_format=layout), target)

@@ -1,10 +1,9 @@
 """Chapter 14: what the light SegFormer heads save, and what they lose."""
 
 import statistics
-import time
 
 from segtutor.benchmark import BenchmarkError, Measurement, experiment
-from segtutor.benchmark.speed import quartiles
+from segtutor.benchmark.speed import forward_seconds, in_turns, quartiles
 
 HEADS = {"full": "segformer", "ultrafast": "ultrafast_segformer", "extremely_fast": "extremely_fast_segformer"}
 SIZE, CROP, STEPS, BATCH, LR = (180, 240), (144, 192), 600, 4, 1e-3
@@ -35,7 +34,7 @@ def speed(seed, quick, log):
     from segtutor import probe
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    side, rounds = (64, 3) if quick else (512, 27)
+    side, rounds = (64, 1) if quick else (512, 25)
     models = {"full": _model("segformer", 19), "reordered": _model("segformer", 19)}
     models |= {name: _model(head, 19) for name, head in HEADS.items() if name != "full"}
     for module in models["full"].modules():
@@ -44,18 +43,9 @@ def speed(seed, quick, log):
     models["encoder"] = models["full"].backbone
     images = torch.rand(1, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
     models = {name: model.eval().to(device, memory_format=torch.channels_last) for name, model in models.items()}
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    seconds = {name: [] for name in models}
-    with torch.inference_mode():
-        for number in range(rounds):
-            for name in list(models) if number % 2 == 0 else reversed(list(models)):
-                models[name](images)  # as in use, where the image before went through the same model
-                begun = clock()
-                models[name](images)
-                if device == "cuda":
-                    torch.cuda.synchronize()
-                seconds[name].append(clock() - begun)
-    seconds = {name: times[2:] for name, times in seconds.items()}
+    runs = {name: forward_seconds(model, images) for name, model in models.items()}
+    # The second of two passes, as in use, where the image before went through the same model.
+    seconds = in_turns({name: lambda once=once: (once(), once())[1] for name, once in runs.items()}, rounds)
     values = {}
     for name, model in models.items():
         times = seconds[name]

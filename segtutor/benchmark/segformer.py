@@ -1,11 +1,10 @@
 """Chapter 12: SegFormer's row of the running table, and its time and memory beside transformers."""
 
 import statistics
-import time
 from copy import deepcopy
 
 from segtutor.benchmark import Measurement, experiment, protocol
-from segtutor.benchmark.speed import quartiles, step_seconds
+from segtutor.benchmark.speed import forward_seconds, in_turns, quartiles, step_seconds
 
 
 def _tiny(num_classes):
@@ -69,51 +68,13 @@ def same_weights(ours, theirs) -> None:
             theirs.state_dict()[source].copy_(state[place])
 
 
-def forward_seconds(model, images):
-    """A function that runs one forward pass in evaluation mode and returns its seconds."""
+def at_faster_format(make):
+    """Of the runs that ``make(layout)`` returns, the one in the memory format that is faster after a run to warm up."""
     import torch
 
-    device = images.device.type
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-
-    def once() -> float:
-        with torch.inference_mode():
-            if device == "cuda":
-                torch.cuda.synchronize()
-            begun = clock()
-            model.eval()(images)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            return clock() - begun
-
-    return once
-
-
-def in_turns(sides, rounds, log):
-    """Time every side in every memory format once, then each side's faster format in turns.
-
-    Args:
-        sides: name to a function that makes, for a memory format, a function that runs once and returns its seconds.
-        rounds: rounds that count, after one to warm up.
-        log: prints a progress line.
-
-    Returns:
-        dict: name to its seconds, one for each round.
-    """
-    import torch
-
-    layouts, best = (torch.contiguous_format, torch.channels_last), {}
-    for name, make in sides.items():
-        runs = {layout: make(layout) for layout in layouts}
-        trials = {layout: [once() for _ in range(3)] for layout, once in runs.items()}  # the first one warms up
-        layout = min(layouts, key=lambda layout: min(trials[layout][1:]))
-        best[name] = runs[layout]
-        log(f"{name}: {layout}")
-    seconds = {name: [] for name in best}
-    for number in range(1 + rounds):
-        for name in list(best) if number % 2 == 0 else reversed(list(best)):
-            seconds[name].append(best[name]())
-    return {name: times[1:] for name, times in seconds.items()}
+    runs = {layout: make(layout) for layout in (torch.contiguous_format, torch.channels_last)}
+    trials = {layout: [once() for _ in range(3)] for layout, once in runs.items()}
+    return runs[min(trials, key=lambda layout: min(trials[layout][1:]))]
 
 
 def beside_transformers(name, sizes, seed, quick, log):
@@ -160,7 +121,7 @@ def beside_transformers(name, sizes, seed, quick, log):
 
                 return make
 
-            seconds = in_turns({key: maker(model) for key, model in models.items()}, rounds, log)
+            seconds = in_turns({key: at_faster_format(maker(model)) for key, model in models.items()}, rounds, warmup=1)
             ratios = [mine / other for mine, other in zip(*seconds.values(), strict=True)]
             values[f"{side}/{kind}"] = Measurement(statistics.median(ratios), quartiles(ratios))
             for key, times in seconds.items():

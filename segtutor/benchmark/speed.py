@@ -163,6 +163,41 @@ def step_seconds(model, images, target):
     return once
 
 
+def forward_seconds(model, images):
+    """A function that runs one forward pass in evaluation mode and returns its seconds."""
+    import torch
+
+    device = images.device.type
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+    def once() -> float:
+        with torch.inference_mode():
+            if device == "cuda":
+                torch.cuda.synchronize()
+            begun = clock()
+            model.eval()(images)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return clock() - begun
+
+    return once
+
+
+def in_turns(runs, rounds, warmup=2):
+    """Seconds of each run, by its name, all in turns: a machine that slows down or is shared slows all.
+
+    Args:
+        runs: Name to a function that runs something once and returns its seconds.
+        rounds: Rounds that count, every second one from last to first.
+        warmup: Rounds before these.
+    """
+    seconds = {name: [] for name in runs}
+    for number in range(warmup + rounds):
+        for name in list(runs) if number % 2 == 0 else reversed(list(runs)):
+            seconds[name].append(runs[name]())
+    return {name: times[warmup:] for name, times in seconds.items()}
+
+
 def each_at_its_best(models, once, rounds, log):
     """Time models in turns, each at its faster memory format.
 
@@ -183,15 +218,11 @@ def each_at_its_best(models, once, rounds, log):
         for name, model in models.items()
         for layout in layouts
     }
-    seconds = {key: [] for key in runs}
-    for number in range(2 + rounds):
-        # All in turns, forwards and backwards, so that a machine that slows down or is shared slows all.
-        for key in list(runs) if number % 2 == 0 else reversed(list(runs)):
-            seconds[key].append(runs[key]())
+    seconds = in_turns(runs, rounds)
     best = {}
     for name in models:
-        layout = min(layouts, key=lambda layout: statistics.median(seconds[name, layout][2:]))
-        best[name] = seconds[name, layout][2:]
+        layout = min(layouts, key=lambda layout: statistics.median(seconds[name, layout]))
+        best[name] = seconds[name, layout]
         log(f"{name}: {layout}, {1000 * statistics.median(best[name]):.0f} ms")
     return best
 

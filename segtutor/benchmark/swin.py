@@ -4,8 +4,7 @@ import statistics
 from copy import deepcopy
 
 from segtutor.benchmark import Measurement, experiment, protocol
-from segtutor.benchmark.segformer import forward_seconds
-from segtutor.benchmark.speed import quartiles, step_seconds
+from segtutor.benchmark.speed import forward_seconds, in_turns, quartiles, step_seconds
 
 
 def _tiny(num_classes):
@@ -106,15 +105,6 @@ def faster_formats(models, timer, images, target):
     return best
 
 
-def in_turns(runs, rounds):
-    """Seconds of each run, by its name, after a round to warm up; in turns first and last."""
-    seconds = {name: [] for name in runs}
-    for number in range(1 + rounds):
-        for name in list(runs) if number % 2 == 0 else reversed(list(runs)):
-            seconds[name].append(runs[name]())
-    return {name: times[1:] for name, times in seconds.items()}
-
-
 def frozen(model):
     """The model in training mode, its batch normalisation at the running statistics.
 
@@ -175,7 +165,7 @@ def beside(build, name, stride, sizes, seed, quick, log):
                 key: timer(deepcopy(model).to(memory_format=layout), images.to(memory_format=layout), target)
                 for (key, model), layout in zip(models.items(), formats.values(), strict=True)
             }
-            seconds = in_turns(runs, count)
+            seconds = in_turns(runs, count, warmup=1)
             ratios = [mine / other for mine, other in zip(*seconds.values(), strict=True)]
             values[f"{side}/{kind}"] = Measurement(statistics.median(ratios), quartiles(ratios))
             for key, times in seconds.items():
