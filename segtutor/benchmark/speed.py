@@ -140,45 +140,58 @@ def torchvision_fcn8s(num_classes, hidden):
     return Reference()
 
 
-def step_seconds(model, images, target):
-    """A function that runs one forward and backward pass and returns its seconds."""
+def step_seconds(model, images, target, *, mixed=False):
+    """A function that runs one forward and backward pass and returns its seconds.
+
+    Args:
+        model: In the mode that is to be timed.
+        images: (B, C, H, W), on the model's device.
+        target: (B, H, W), or (B,) where the model gives one answer per image.
+        mixed: bfloat16 autocast where the images are on a GPU.
+    """
     import torch
 
-    device = images.device.type
+    def step():
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed and images.is_cuda):
+            loss = torch.nn.functional.cross_entropy(model(images), target)
+        loss.backward()
+
+    return _timed(step, images.device.type, before=lambda: model.zero_grad(set_to_none=True))
+
+
+def forward_seconds(model, images, *, mixed=False):
+    """A function that runs one forward pass in evaluation mode and returns its seconds.
+
+    Args:
+        model: Any model.
+        images: (B, C, H, W), on the model's device.
+        mixed: bfloat16 autocast where the images are on a GPU.
+    """
+    import torch
+
+    @torch.inference_mode()
+    def forward():
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed and images.is_cuda):
+            model(images)
+
+    return _timed(forward, images.device.type, before=model.eval)
+
+
+def _timed(run, device, before):
+    """A function that calls ``before`` and ``run`` and returns the seconds of ``run``."""
+    import torch
+
     # On a CPU with one thread, processor time: what else runs on the machine does not count.
     clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-
-    def wait():
-        if device == "cuda":
-            torch.cuda.synchronize()
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
 
     def once() -> float:
-        model.zero_grad(set_to_none=True)
+        before()
         wait()
         begun = clock()
-        torch.nn.functional.cross_entropy(model(images), target).backward()
+        run()
         wait()
         return clock() - begun
-
-    return once
-
-
-def forward_seconds(model, images):
-    """A function that runs one forward pass in evaluation mode and returns its seconds."""
-    import torch
-
-    device = images.device.type
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-
-    def once() -> float:
-        with torch.inference_mode():
-            if device == "cuda":
-                torch.cuda.synchronize()
-            begun = clock()
-            model.eval()(images)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            return clock() - begun
 
     return once
 
@@ -295,6 +308,119 @@ def rival(key, ours, theirs, what, **config) -> None:
         images = torch.randn(2, 3, 96, 96, generator=generator).to(device)
         target = torch.randint(0, 21, (2, 96, 96), generator=generator).to(device)
         return beside(ours(21).to(device), theirs(21).to(device), images, target, quick, log)
+
+
+FORMAT_SIDE = 512  # the memory format of larger images is chosen here
+
+
+def rival_at_sizes(key, build, reference, what, rounds, *, training=None) -> None:
+    """Register ``speed/<key>/<side>``: our network over a reference with the same weights, at several image sizes.
+
+    Args:
+        key: The network, in lower case.
+        build: ``build(side)`` makes ours and the reference, with the same weights.
+        reference: The library that the reference comes from, for the rows.
+        what: Both networks in words, for the conditions.
+        rounds: Side of the image to (rounds of the forward pass, rounds with the backward pass).
+        training: Puts a network into the mode of the backward pass; left out, training mode.
+    """
+    times = {f"{kind}_ms_{side}": "ms" for kind in ("forward", "step") for side in ("segtutor", reference)}
+    unit = {**dict.fromkeys(("forward", "step", "forward_memory", "step_memory"), "ratio"), **times}
+    for side, (forwards, steps) in rounds.items():
+
+        @experiment(
+            f"speed/{key}/{side}",
+            seeds=(0,),
+            group="speed",
+            device="auto",
+            unit=unit,
+            config={"side": side, "rounds": [forwards, steps]},
+            conditions=f"{what}, batch 1 at {side}x{side}, each side at the memory format that is faster at "
+            f"{min(side, FORMAT_SIDE)} pixels; forward: in evaluation mode; step: forward, cross-entropy and backward; "
+            "fp32 on a CPU (processor time where one thread runs), bfloat16 autocast on a GPU; "
+            f"{forwards} and {steps} rounds in turns in one process after one to warm up, median and quartiles of the "
+            "ratios; memory: most bytes alive at once beside the weights, counted at batch 2",
+        )
+        def row(seed, quick, log, side=side, rounds=(forwards, steps)):
+            """Our network beside a reference: time and peak memory, forward and with the backward pass."""
+            import torch
+
+            torch.manual_seed(seed)
+            side, trial, rounds = (64, 64, (2, 2)) if quick else (side, min(side, FORMAT_SIDE), rounds)
+            device, names = "cuda" if torch.cuda.is_available() else "cpu", ("segtutor", reference)
+            formats = faster_formats(_sides(build, names, trial, device), trial, device, training)
+            log("; ".join(f"{name}, {kind}: {layout}" for (kind, name), layout in formats.items()))
+            return over_reference(_sides(build, names, side, device), side, device, training, formats, rounds, log)
+
+
+def _sides(build, names, side, device):
+    return {name: model.to(device) for name, model in zip(names, build(side), strict=True)}
+
+
+def _runs(model, side, device, training, layout):
+    """Functions that time one forward pass, and one with the backward pass, of a copy of the model."""
+    import torch
+
+    generator = torch.Generator().manual_seed(side)
+    model = deepcopy(model).to(memory_format=layout)
+    images = torch.randn(1, 3, side, side, generator=generator).to(device, memory_format=layout)
+    with torch.inference_mode():
+        scores = model.eval()(images)
+    target = torch.randint(0, scores.shape[1], (1, *scores.shape[2:]), generator=generator).to(device)
+    step = step_seconds(model, images, target, mixed=True)
+
+    def in_training() -> float:
+        (training or torch.nn.Module.train)(model)
+        return step()
+
+    return {"forward": forward_seconds(model, images, mixed=True), "step": in_training}, scores
+
+
+def faster_formats(models, side, device, training):
+    """For each pass and model the memory format in which the second of two runs is faster."""
+    import torch
+
+    seconds = {}
+    for name, model in models.items():
+        for layout in (torch.contiguous_format, torch.channels_last):
+            for kind, once in _runs(model, side, device, training, layout)[0].items():
+                once()
+                seconds.setdefault((kind, name), {})[layout] = once()
+    return {key: min(times, key=times.get) for key, times in seconds.items()}
+
+
+def over_reference(models, side, device, training, formats, rounds, log):
+    """Time and counted memory of the first model over the second.
+
+    Args:
+        models: Name to model, two of them, with the same weights.
+        side: Side of the image.
+        device: Where the models are.
+        training: Puts a network into the mode of the backward pass, or None.
+        formats: (pass, name) to memory format, from :func:`faster_formats`.
+        rounds: Of the forward pass, and with the backward pass.
+        log: Prints a progress line.
+    """
+    import torch
+
+    from segtutor import probe
+
+    names, values = list(models), {}
+    for kind, count in zip(("forward", "step"), rounds, strict=True):
+        peaks = [probe.count_peak_bytes(m, (side, side), batch=2, training=kind == "step") for m in models.values()]
+        values[f"{kind}_memory"] = peaks[0] / peaks[1]
+        made = {name: _runs(m, side, device, training, formats[kind, name]) for name, m in models.items()}
+        ours, theirs = (scores for _, scores in made.values())
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)  # else a ratio means nothing
+        seconds = in_turns({name: runs[kind] for name, (runs, _) in made.items()}, count, warmup=1)
+        ratios = [mine / other for mine, other in zip(*seconds.values(), strict=True)]
+        values[kind] = Measurement(statistics.median(ratios), quartiles(ratios))
+        for name, times in seconds.items():
+            values[f"{kind}_ms_{name}"] = Measurement(
+                1000 * statistics.median(times), quartiles([1000 * t for t in times])
+            )
+        log(f"{kind}: {values[kind].value:.3f} of {names[1]}'s time, {values[f'{kind}_memory']:.3f} of its memory")
+    return values
 
 
 def _fcn8s(num_classes):

@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 
 from segtutor.benchmark import Measurement, experiment, protocol
-from segtutor.benchmark.speed import paired_ratio, quartiles
+from segtutor.benchmark.speed import quartiles, rival_at_sizes
 
 
 def _tiny(num_classes):
@@ -116,67 +116,23 @@ def growth(seed, quick, log):
 # ---------------------------------------------------------------------------------------------------------------- speed
 
 
-@experiment(
-    "speed/vit_b16",
-    group="speed",
-    unit={"ratio": "ratio", "memory_ratio": "ratio", "ms_segtutor": "ms", "ms_torchvision": "ms"},
-    seeds=(0,),
-    device="auto",
-    config={"sizes": [256, 512, 1024], "batch": 1},
-    conditions="ViT-B/16 with 1000 classes beside torchvision's vit_b_16, built for 256, 512 and 1024 pixels, the same "
-    "weights, batch 1: forward pass without gradients, and forward and backward (step; not at 1024 on a CPU); fp32 on "
-    "a CPU (processor time where one thread runs), bfloat16 autocast on a GPU; 9 pairs in turns at 256, 5 at 512, 2 at "
-    "1024, after 1 to warm up, median and quartiles; memory: most bytes held at once, counted",
-)
-def speed(seed, quick, log):
-    """ViT-B/16 over torchvision's, forward and forward with backward, and the memory of both."""
+def classifiers(side):
+    """Our ViT-B/16 for images of a side, and torchvision's with the same weights."""
     from torchvision.models import vit_b_16
 
-    from segtutor import probe
     from segtutor.models import ViT
     from segtutor.weights import transplant
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(seed)
-    values = {}
-    for side, pairs in ((64, 2),) if quick else ((256, 9), (512, 5), (1024, 2)):
-        theirs, ours = vit_b_16(image_size=side), ViT(1000, image_size=side)
-        torch.nn.init.normal_(theirs.heads.head.weight, std=0.02)  # zero at first: any two networks would agree
-        transplant(theirs, ours)
-        images = torch.randn(1, 3, side, side, device=device)
-        theirs, ours = theirs.to(device), ours.to(device)
-        with torch.inference_mode():
-            torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-3)
-        for what in ("forward",) if (device, side) == ("cpu", 1024) else ("forward", "step"):
-            training, times = what == "step", {"segtutor": [], "torchvision": []}
-            sides = {"segtutor": ours, "torchvision": theirs}
-            runs = {name: _pass(model, images, training, times[name]) for name, model in sides.items()}
-            values[f"{side}/{what}/ratio"] = paired_ratio(runs["segtutor"], runs["torchvision"], pairs, warmup=1)
-            for name, ms in times.items():
-                values[f"{side}/{what}/ms_{name}"] = Measurement(statistics.median(ms[1:]), quartiles(ms[1:]))
-            peaks = [probe.count_peak_bytes(model, (side, side), training=training) for model in (ours, theirs)]
-            values[f"{side}/{what}/memory_ratio"] = peaks[0] / peaks[1]
-            log(f"{side}, {what}: {values[f'{side}/{what}/ratio']}, memory {peaks[0] / peaks[1]:.3f}")
-    return values
+    theirs, ours = vit_b_16(image_size=side), ViT(1000, image_size=side)
+    torch.nn.init.normal_(theirs.heads.head.weight, std=0.02)  # zero at first: any two networks would agree
+    transplant(theirs, ours)
+    return ours, theirs
 
 
-def _pass(model, images, training, times):
-    """A function that runs one pass, notes its milliseconds in ``times`` and returns its seconds."""
-    device = images.device.type
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-
-    def once() -> float:
-        model.train(training).zero_grad(set_to_none=True)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        begun = clock()
-        with torch.set_grad_enabled(training), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            scores = model(images)
-        if training:
-            scores.float().square().mean().backward()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(1000 * (clock() - begun))
-        return times[-1] / 1000
-
-    return once
+rival_at_sizes(
+    "vit_b16",
+    classifiers,
+    "torchvision",
+    "ViT-B/16 with 1000 classes over torchvision's vit_b_16, both built for the size, the same weights",
+    {256: (9, 9), 512: (5, 5), 1024: (3, 2)},
+)
