@@ -326,6 +326,7 @@ def rival_at_sizes(key, build, reference, what, rounds, *, training=None) -> Non
     """
     times = {f"{kind}_ms_{side}": "ms" for kind in ("forward", "step") for side in ("segtutor", reference)}
     unit = {**dict.fromkeys(("forward", "step", "forward_memory", "step_memory"), "ratio"), **times}
+    counts = [count for pair in rounds.values() for count in pair]
     for side, (forwards, steps) in rounds.items():
 
         @experiment(
@@ -335,11 +336,12 @@ def rival_at_sizes(key, build, reference, what, rounds, *, training=None) -> Non
             device="auto",
             unit=unit,
             config={"side": side, "rounds": [forwards, steps]},
-            conditions=f"{what}, batch 1 at {side}x{side}, each side at the memory format that is faster at "
-            f"{min(side, FORMAT_SIDE)} pixels; forward: in evaluation mode; step: forward, cross-entropy and backward; "
-            "fp32 on a CPU (processor time where one thread runs), bfloat16 autocast on a GPU; "
-            f"{forwards} and {steps} rounds in turns in one process after one to warm up, median and quartiles of the "
-            "ratios; memory: most bytes alive at once beside the weights, counted at batch 2",
+            conditions=f"{what}, batch 1, each side at the memory format that is faster at {FORMAT_SIDE} pixels (at "
+            "its own size where that is smaller); forward: in evaluation mode; step: forward, cross-entropy and "
+            "backward; fp32 on a CPU (processor time where one thread runs), bfloat16 autocast on a GPU; "
+            f"{min(counts)} to {max(counts)} rounds in turns in one process after one to warm up, fewer for larger "
+            "images, median and quartiles of the ratios; memory: most bytes alive at once beside the weights, counted "
+            "at batch 2",
         )
         def row(seed, quick, log, side=side, rounds=(forwards, steps)):
             """Our network beside a reference: time and peak memory, forward and with the backward pass."""
