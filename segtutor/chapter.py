@@ -17,7 +17,19 @@ from dataclasses import dataclass
 
 from segtutor import results
 
-__all__ = ["Settings", "Table", "claims", "dataset", "paper", "result", "running_table", "settings", "table"]
+__all__ = [
+    "Settings",
+    "Table",
+    "claims",
+    "compatibility_matrix",
+    "dataset",
+    "paper",
+    "result",
+    "running_table",
+    "settings",
+    "speed_table",
+    "table",
+]
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
@@ -341,6 +353,38 @@ def compatibility_matrix(backbones: Sequence[str], heads: Sequence[str]) -> Tabl
     conditions = "; ".join(dict.fromkeys(row.conditions for row in measured.values()))
     caption = f"GFLOPs: {conditions}. Measured again by `segtutor benchmark FAC-1`." if measured else ""
     return Table(rows, ["backbone", *heads], caption)
+
+
+def speed_table(networks: Mapping[str, str]) -> Table:
+    """Time and peak memory of networks over a reference's with the same weights, at every size that was measured.
+
+    Args:
+        networks: Key in the ids ``speed/<key>/<side>/<metric>`` to a name for readers.
+
+    Raises:
+        MissingResult: When a network was measured at no size.
+    """
+    rows, measured = [], []
+    for key, name in networks.items():
+        ids = [row.id.split("/") for row in results.read_rows() if row.id.startswith(f"speed/{key}/")]
+        sides = sorted({int(parts[2]) for parts in ids})
+        for side in sides or [0]:  # at none: the look-up says what there is
+            measured.append([results.result(f"speed/{key}/{side}/{metric}") for metric in _RATIOS])
+            rows.append([name, f"{side} x {side}", *measured[-1]])
+    conditions = "; ".join(dict.fromkeys(found.conditions for line in measured for found in line))
+    machines = ", ".join(dict.fromkeys(found.hardware for line in measured for found in line))
+    again = " ".join(f"speed/{key}" for key in networks)
+    caption = f"Ratios: {conditions}. Timed on {machines}. Measured again by `segtutor benchmark {again}`."
+    return table(rows, ["Network", "Image", *_RATIOS.values()], caption)
+
+
+# metric -> heading
+_RATIOS = {
+    "forward": "Time, forward",
+    "step": "Time, step",
+    "forward_memory": "Memory, forward",
+    "step_memory": "Memory, step",
+}
 
 
 def claims(*ids: str) -> Table:

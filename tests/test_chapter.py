@@ -12,6 +12,20 @@ from segtutor import chapter, results
 from segtutor.benchmark import protocol
 from segtutor.papers import PAPERS
 
+# What every row holds beside its id, seed and value.
+RECORD = {
+    "conditions": "CamVid, 120x160",
+    "command": "segtutor benchmark table",
+    "commit": "abc",
+    "config": {},
+    "torch": "2.15.0",
+    "python": "3.11.7",
+    "date": "2026-01-31T12:00:00Z",
+    "hardware": "a machine",
+    "wall_seconds": 1.0,
+    "unit": "x",
+}
+
 
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch, tmp_path):
@@ -26,17 +40,6 @@ def no_data(monkeypatch, tmp_path):
 @pytest.fixture
 def rows(tmp_path, monkeypatch):
     """A results folder with two models of the running table."""
-    record = {
-        "conditions": "CamVid, 120x160",
-        "command": "segtutor benchmark table",
-        "commit": "abc",
-        "config": {},
-        "torch": "2.15.0",
-        "python": "3.11.7",
-        "date": "2026-01-31T12:00:00Z",
-        "hardware": "a machine",
-        "wall_seconds": 1.0,
-    }
     values = {
         "table/fcn8s/miou": (0.40, 0.50),
         "table/fcn8s/parameters": (134_489_759,),
@@ -44,8 +47,7 @@ def rows(tmp_path, monkeypatch):
         "table/cost/fcn8s/ms_per_step": (51.4,),
         "table/unet/miou": (0.6, 0.7),
     }
-    record["unit"] = "x"
-    rows = [{**record, "id": id, "seed": s, "value": v} for id, both in values.items() for s, v in enumerate(both)]
+    rows = [{**RECORD, "id": id, "seed": s, "value": v} for id, both in values.items() for s, v in enumerate(both)]
     folder = tmp_path / "rows"
     folder.mkdir()
     (folder / "table.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
@@ -260,6 +262,29 @@ def test_compatibility_matrix_shows_costs_failures_and_gaps(monkeypatch):
     assert shown.caption == "GFLOPs: random weights. Measured again by `segtutor benchmark FAC-1`."
     monkeypatch.setattr(chapter.results, "read_rows", list)
     assert chapter.compatibility_matrix(["resnet18"], ["fcn"]).caption == ""
+
+
+def test_speed_table_shows_every_size_in_order(tmp_path, monkeypatch):
+    ratios = {"forward": 0.5, "step": 0.75, "forward_memory": 0.25, "step_memory": 1.0}
+    found = [
+        RECORD
+        | {"id": f"speed/{key}/{side}/{metric}", "seed": 0, "value": value}
+        | ({"spread": [0.4, 0.6]} if metric == "forward" else {})
+        for key, side in (("vit", 1024), ("vit", 256), ("vit_b16", 64))
+        for metric, value in ratios.items()
+    ]
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    (tmp_path / "speed.json").write_text(json.dumps({"rows": found}))
+    shown = chapter.speed_table({"vit": "ViT"})
+    assert shown.rows == [
+        ["ViT", side, "0.5 (0.4 to 0.6)", "0.75", "0.25", "1"] for side in ("256 x 256", "1024 x 1024")
+    ]
+    assert shown.columns[1:4] == ["Image", "Time, forward", "Time, step"]
+    assert shown.caption == (
+        "Ratios: CamVid, 120x160. Timed on a machine. Measured again by `segtutor benchmark speed/vit`."
+    )
+    with pytest.raises(results.MissingResult, match="speed/swin"):
+        chapter.speed_table({"vit": "ViT", "swin": "Swin"})
 
 
 @pytest.mark.parametrize(
