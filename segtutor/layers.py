@@ -22,6 +22,20 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Add zeros right and below until a network that divides the sides by `multiple` can take the images.
+
+    Args:
+        images: (B, C, H, W).
+        multiple: of pixels.
+
+    Returns:
+        Tensor (B, C, H', W'); where nothing is missing, the images themselves and no copy.
+    """
+    below, right = (-side % multiple for side in images.shape[2:])
+    return F.pad(images, (0, right, 0, below)) if below or right else images
+
+
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation that also trains on a single value per channel.
 

@@ -15,6 +15,7 @@ from segtutor.layers import (
     check_num_classes,
     conv_norm_relu,
     init_transformer,
+    pad_to_multiple,
     resize,
     softmax_attention,
 )
@@ -82,6 +83,15 @@ def test_bilinear_transposed_convolution_interpolates_in_the_interior(stride):
     inside = (..., slice(stride, -stride), slice(stride, -stride))
     torch.testing.assert_close(up[inside], resize(x, (6 * stride, 7 * stride))[inside], rtol=0, atol=1e-12)
     assert not torch.allclose(up, resize(x, up.shape[2:])), "the borders differ: zero padding against clamping"
+
+
+def test_padding_goes_right_and_below_and_only_where_it_is_missing():
+    x = torch.rand(2, 3, 7, 9)
+    padded = pad_to_multiple(x, 4)
+    assert padded.shape == (2, 3, 8, 12) and padded[:, :, :7, :9].equal(x)
+    assert not padded[:, :, 7:].any() and not padded[:, :, :, 9:].any()
+    assert pad_to_multiple(x, 1) is x
+    assert pad_to_multiple(x[:, :, :, :8], 7).shape == (2, 3, 7, 14), "one side alone"
 
 
 def test_checks_say_what_to_do():

@@ -10,6 +10,7 @@ from contract import images, perturb_norms, seeded
 from torch import nn
 
 from segtutor import probe
+from segtutor.benchmark.swin import trunks
 from segtutor.layers import softmax_attention
 from segtutor.models import swin
 from segtutor.models.swin import PRESETS, Stage, SwinBlock, SwinTransformer, WindowAttention
@@ -257,6 +258,16 @@ def test_maps_halve_and_round_up(size):
             assert x.shape == (2, channels, *sides) and x.isfinite().all()
             sides = [-(-side // 2) for side in sides]
     assert model.channels == (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_holds_no_more_than_torchvisions(training):
+    """At sizes where nothing is to be padded, one needless copy of the images is seen."""
+    with torch.device("meta"):
+        ours, theirs = trunks(224)
+    for size in ((224, 224), (448, 224)):
+        held, reference = (probe.count_peak_bytes(m, size, batch=4, training=training) for m in (ours, theirs))
+        assert held <= reference
 
 
 def test_maps_are_handed_over_without_a_copy():

@@ -18,7 +18,7 @@ protocol.table_row("swin_upernet", _tiny)
 
 
 def torchvision_swin():
-    """torchvision's Swin-T without stochastic depth: images (B, 3, H, W) to its last map (B, 768, h, w)."""
+    """torchvision's Swin-T without stochastic depth: images (B, 3, H, W) to the last of its four maps."""
     from torch import nn
     from torchvision.models.swin_transformer import SwinTransformer
 
@@ -29,7 +29,12 @@ def torchvision_swin():
             self.network = SwinTransformer([4, 4], 96, depths, heads, [7, 7], stochastic_depth_prob=0.0)
 
         def forward(self, images):
-            return self.network.features(images).permute(0, 3, 1, 2)
+            x, maps = images, []
+            for number, layer in enumerate(self.network.features):
+                x = layer(x)
+                if number % 2:  # the end of a stage: a decoder needs all four
+                    maps.append(x.permute(0, 3, 1, 2))
+            return maps[-1]
 
     return Reference()
 
@@ -58,7 +63,7 @@ def transformers_upernet(num_classes):
 
 
 def trunks(side):
-    """Our Swin-T, its last map alone, and torchvision's with the same weights."""
+    """Our Swin-T and torchvision's with the same weights; both make four maps and return the last."""
     from torch import nn
 
     from segtutor.models import SwinTransformer

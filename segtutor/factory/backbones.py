@@ -19,12 +19,12 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtutor.factory.config import ConfigError, nearest, parse, section_of, type_of
 from segtutor.factory.switches import checkpoint_blocks, freeze, train_on_one_value
 from segtutor.factory.vovnet import STAGES, VoVNet
+from segtutor.layers import pad_to_multiple
 from segtutor.models.segformer import TRUNKS, MixTransformer
 from segtutor.weights import WeightsError, load_pretrained, read_weights
 
@@ -348,11 +348,10 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Tensor) -> Features:
         """images (B, in_channels, H, W) to the four maps."""
         height, width = images.shape[2:]
-        below, right = -height % self.multiple, -width % self.multiple
-        maps = self.network(F.pad(images, (0, right, 0, below)) if below or right else images)
+        maps = self.network(pad_to_multiple(images, self.multiple))
         if self.channels_last:
             maps = [map_.permute(0, 3, 1, 2) for map_ in maps]  # (B, h, w, C) to (B, C, h, w)
-        if below or right:
+        if height % self.multiple or width % self.multiple:
             sizes = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
             maps = [map_[:, :, :h, :w] for map_, (h, w) in zip(maps, sizes, strict=True)]
         return Features(*maps, channels=self.channels, strides=self.strides)

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtutor.layers import DropPath, attention, init_transformer
+from segtutor.layers import DropPath, attention, init_transformer, pad_to_multiple
 
 
 def partition(x: Tensor, window: int) -> Tensor:
@@ -161,8 +161,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to (B, ceil(H / 4), ceil(W / 4), C)."""
-        height, width = images.shape[2:]
-        x = self.project(F.pad(images, (0, -width % 4, 0, -height % 4)))  # (B, C, H/4, W/4)
+        x = self.project(pad_to_multiple(images, 4))  # (B, C, H/4, W/4)
         return self.norm(x.permute(0, 2, 3, 1))  # (B, H/4, W/4, C)
 
 
@@ -177,7 +176,8 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, h, w, C) to (B, ceil(h / 2), ceil(w / 2), 2 C)."""
         height, width = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        if height % 2 or width % 2:  # F.pad would copy the map even for nothing
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         # Down before right: the order in which the released weights expect the four.
         x = torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], dim=-1)  # (B, h/2, w/2, 4 C)
         return self.reduction(self.norm(x))  # (B, h/2, w/2, 2 C)

@@ -32,6 +32,7 @@ from segtutor.layers import (
     check_num_classes,
     conv_norm_relu,
     init_transformer,
+    pad_to_multiple,
     resize,
     softmax_attention,
 )
@@ -138,10 +139,7 @@ class ViT(nn.Module):
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """images (B, in_channels, H, W) to tokens (B, 1 + h w, D), the class token first, and the grid (h, w)."""
         check_images(images, self.in_channels)
-        below, right = (-side % self.patch for side in images.shape[2:])
-        if below or right:
-            images = F.pad(images, (0, right, 0, below))  # (B, C, P h, P w)
-        patches = self.project(images)  # (B, D, h, w)
+        patches = self.project(pad_to_multiple(images, self.patch))  # (B, D, h, w)
         tokens = patches.flatten(2).transpose(1, 2)  # (B, h w, D), row by row
         tokens = torch.cat([self.class_token.expand(len(images), -1, -1), tokens], dim=1)  # (B, 1 + h w, D)
         return tokens + self.positions_for(*patches.shape[2:]), patches.shape[2:]
