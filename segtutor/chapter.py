@@ -371,7 +371,9 @@ def speed_table(networks: Mapping[str, str]) -> Table:
         for side in sides or [0]:  # at none: the look-up says what there is
             measured.append([results.result(f"speed/{key}/{side}/{metric}") for metric in _RATIOS])
             rows.append([name, f"{side} x {side}", *measured[-1]])
-    conditions = "; ".join(dict.fromkeys(found.conditions for line in measured for found in line))
+    clauses = [found.conditions.split("; ") for line in measured for found in line]
+    # The networks first, then what holds for all of them, each said once.
+    conditions = "; ".join(dict.fromkeys([each[0] for each in clauses] + [part for each in clauses for part in each]))
     machines = ", ".join(dict.fromkeys(found.hardware for line in measured for found in line))
     again = " ".join(f"speed/{key}" for key in networks)
     caption = f"Ratios: {conditions}. Timed on {machines}. Measured again by `segtutor benchmark {again}`."

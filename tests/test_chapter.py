@@ -268,9 +268,9 @@ def test_speed_table_shows_every_size_in_order(tmp_path, monkeypatch):
     ratios = {"forward": 0.5, "step": 0.75, "forward_memory": 0.25, "step_memory": 1.0}
     found = [
         RECORD
-        | {"id": f"speed/{key}/{side}/{metric}", "seed": 0, "value": value}
+        | {"id": f"speed/{key}/{side}/{metric}", "seed": 0, "value": value, "conditions": f"{key}; in turns"}
         | ({"spread": [0.4, 0.6]} if metric == "forward" else {})
-        for key, side in (("vit", 1024), ("vit", 256), ("vit_b16", 64))
+        for key, side in (("vit", 1024), ("vit", 256), ("vit_b16", 64), ("swin", 8))
         for metric, value in ratios.items()
     ]
     monkeypatch.setattr(results, "FOLDER", tmp_path)
@@ -281,10 +281,11 @@ def test_speed_table_shows_every_size_in_order(tmp_path, monkeypatch):
     ]
     assert shown.columns[1:4] == ["Image", "Time, forward", "Time, step"]
     assert shown.caption == (
-        "Ratios: CamVid, 120x160. Timed on a machine. Measured again by `segtutor benchmark speed/vit`."
+        "Ratios: vit; in turns. Timed on a machine. Measured again by `segtutor benchmark speed/vit`."
     )
-    with pytest.raises(results.MissingResult, match="speed/swin"):
-        chapter.speed_table({"vit": "ViT", "swin": "Swin"})
+    assert chapter.speed_table({"vit": "ViT", "swin": "Swin"}).caption.startswith("Ratios: vit; swin; in turns. ")
+    with pytest.raises(results.MissingResult, match="speed/fcn"):
+        chapter.speed_table({"vit": "ViT", "fcn": "FCN"})
 
 
 @pytest.mark.parametrize(

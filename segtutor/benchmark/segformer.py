@@ -91,7 +91,7 @@ for _preset, _rounds in {
         f"segformer_{_preset}",
         networks(_preset),
         "transformers",
-        f"SegFormer-{_preset.upper()} over transformers' with the same weights, {CLASSES} classes, no dropout, no "
-        "stochastic depth, scores enlarged to the image",
+        f"SegFormer-{_preset.upper()}",
+        f"{CLASSES} classes, no dropout, no stochastic depth, scores enlarged to the image",
         _rounds,
     )

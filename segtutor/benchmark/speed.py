@@ -313,20 +313,20 @@ def rival(key, ours, theirs, what, **config) -> None:
 FORMAT_SIDE = 512  # the memory format of larger images is chosen here
 
 
-def rival_at_sizes(key, build, reference, what, rounds, *, training=None) -> None:
+def rival_at_sizes(key, build, reference, what, settings, rounds, *, training=None) -> None:
     """Register ``speed/<key>/<side>``: our network over a reference with the same weights, at several image sizes.
 
     Args:
         key: The network, in lower case.
         build: ``build(side)`` makes ours and the reference, with the same weights.
         reference: The library that the reference comes from, for the rows.
-        what: Both networks in words, for the conditions.
+        what: The network in words, for the conditions.
+        settings: Of both networks, in words.
         rounds: Side of the image to (rounds of the forward pass, rounds with the backward pass).
         training: Puts a network into the mode of the backward pass; left out, training mode.
     """
     times = {f"{kind}_ms_{side}": "ms" for kind in ("forward", "step") for side in ("segtutor", reference)}
     unit = {**dict.fromkeys(("forward", "step", "forward_memory", "step_memory"), "ratio"), **times}
-    counts = [count for pair in rounds.values() for count in pair]
     for side, (forwards, steps) in rounds.items():
 
         @experiment(
@@ -336,12 +336,11 @@ def rival_at_sizes(key, build, reference, what, rounds, *, training=None) -> Non
             device="auto",
             unit=unit,
             config={"side": side, "rounds": [forwards, steps]},
-            conditions=f"{what}, batch 1, each side at the memory format that is faster at {FORMAT_SIDE} pixels (at "
-            "its own size where that is smaller); forward: in evaluation mode; step: forward, cross-entropy and "
-            "backward; fp32 on a CPU (processor time where one thread runs), bfloat16 autocast on a GPU; "
-            f"{min(counts)} to {max(counts)} rounds in turns in one process after one to warm up, fewer for larger "
-            "images, median and quartiles of the ratios; memory: most bytes alive at once beside the weights, counted "
-            "at batch 2",
+            conditions=f"{what} over {reference}'s; the same weights, {settings}; batch 1, fp32 on a CPU and bfloat16 "
+            f"autocast on a GPU, each side at its faster memory format (above {FORMAT_SIDE} pixels, at that of "
+            f"{FORMAT_SIDE}); forward in evaluation mode; step: forward, cross-entropy and backward; processor time "
+            "where one thread runs, in turns in one process after a round to warm up, median and quartiles; memory: "
+            "most bytes alive at once beside the weights, counted at batch 2",
         )
         def row(seed, quick, log, side=side, rounds=(forwards, steps)):
             """Our network beside a reference: time and peak memory, forward and with the backward pass."""

@@ -109,15 +109,17 @@ rival_at_sizes(
     "swin",
     trunks,
     "torchvision",
-    "Swin-T over torchvision's with the same weights, no stochastic depth",  # 7x7 windows divide the maps at 224 alone
+    "Swin-T",
+    "no stochastic depth, four maps",
+    # Windows of 7 divide the maps at 224 alone.
     {224: (7, 7), 256: (7, 7), 512: (5, 5), 1024: (3, 3)},
 )
 rival_at_sizes(
     "swin_upernet",
     networks,
     "transformers",
-    f"Swin-T with UPerNet over transformers' with the same weights, {CLASSES} classes, no dropout, no stochastic "
-    "depth, batch normalisation at its running statistics",
+    "Swin-T with UPerNet",
+    f"{CLASSES} classes, no dropout, no stochastic depth, batch normalisation at its running statistics",
     {256: (7, 5), 512: (3, 3), 1024: (2, 2)},
     training=frozen,
 )
