@@ -336,7 +336,7 @@ def rival_at_sizes(key, build, reference, what, settings, rounds, *, training=No
             device="auto",
             unit=unit,
             config={"side": side, "rounds": [forwards, steps]},
-            conditions=f"{what} over {reference}'s; the same weights, {settings}; batch 1, fp32 on a CPU and bfloat16 "
+            conditions=f"{what} over that of {reference}; the same weights, {settings}; batch 1, fp32 on a CPU and bfloat16 "
             f"autocast on a GPU, each side at its faster memory format (above {FORMAT_SIDE} pixels, at that of "
             f"{FORMAT_SIDE}); forward in evaluation mode; step: forward, cross-entropy and backward; processor time "
             "where one thread runs, in turns in one process after a round to warm up, median and quartiles; memory: "
@@ -420,7 +420,7 @@ def over_reference(models, side, device, training, formats, rounds, log):
             values[f"{kind}_ms_{name}"] = Measurement(
                 1000 * statistics.median(times), quartiles([1000 * t for t in times])
             )
-        log(f"{kind}: {values[kind].value:.3f} of {names[1]}'s time, {values[f'{kind}_memory']:.3f} of its memory")
+        log(f"{kind}: {values[kind].value:.3f} of the time of {names[1]}, {values[f'{kind}_memory']:.3f} of its memory")
     return values
 
 
