@@ -336,11 +336,11 @@ def rival_at_sizes(key, build, reference, what, settings, rounds, *, training=No
             device="auto",
             unit=unit,
             config={"side": side, "rounds": [forwards, steps]},
-            conditions=f"{what} over that of {reference}; the same weights, {settings}; batch 1, fp32 on a CPU and bfloat16 "
-            f"autocast on a GPU, each side at its faster memory format (above {FORMAT_SIDE} pixels, at that of "
-            f"{FORMAT_SIDE}); forward in evaluation mode; step: forward, cross-entropy and backward; processor time "
-            "where one thread runs, in turns in one process after a round to warm up, median and quartiles; memory: "
-            "most bytes alive at once beside the weights, counted at batch 2",
+            conditions=f"{what} over that of {reference}; the same weights, {settings}; batch 1, fp32 on a CPU and "
+            "bfloat16 autocast on a GPU, each side at its faster memory format (above "
+            f"{FORMAT_SIDE} pixels, at that of {FORMAT_SIDE}); forward in evaluation mode; step: forward, "
+            "cross-entropy and backward; processor time where one thread runs, in turns in one process after a round "
+            "to warm up, median and quartiles; memory: most bytes alive at once beside the weights, counted at batch 2",
         )
         def row(seed, quick, log, side=side, rounds=(forwards, steps)):
             """Our network beside a reference: time and peak memory, forward and with the backward pass."""
