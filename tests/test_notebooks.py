@@ -29,6 +29,7 @@ LONG = {"02", "08", "13", "14"}  # two papers, or many parts
 WORDS = (900, 2200)
 WORDS_LONG = (900, 3500)
 LINES = 25
+WIDTH = 92  # characters: what the page of a laptop shows without scrolling sideways
 # What the package itself depends on: a notebook needs nothing else
 PACKAGES = set("torch torchvision timm segmentation_models_pytorch numpy scipy matplotlib PIL yaml".split())
 PUBLIC = set(
@@ -172,6 +173,13 @@ def test_voice(path):
 def test_cells_are_short(path):
     long = {i: len(source.splitlines()) for i, source in code(load(path)) if len(source.splitlines()) > LINES}
     assert long == {}, f"cells of more than {LINES} lines"
+
+
+@chapter
+def test_lines_fit_the_page(path):
+    lines = [(i, n, line) for i, source in code(load(path)) for n, line in enumerate(source.splitlines(), 1)]
+    wide = [f"cell {i}, line {n}: {len(line)} characters" for i, n, line in lines if len(line) > WIDTH]
+    assert wide == [], f"a line of code has at most {WIDTH}"
 
 
 @chapter
