@@ -695,6 +695,6 @@ def load_pretrained(
         model.load_state_dict(tensors)
         return Report(tuple((key, key) for key in own), (), ())
     report = transplant(tensors, model)
-    if _kind(tensors).startswith("transformers"):
+    if _kind(tensors) in ("transformers mit", "transformers segformer"):
         _say_nvidia_licence(name if path is None else Path(path).name)
     return report

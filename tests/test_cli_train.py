@@ -189,6 +189,20 @@ def test_training_trains_on_augmented_images(tmp_path, config, monkeypatch):
     assert (rules["clip"], rules["save_every"], rules["seed"], rules["schedule"](0, 6)) == (1.0, 1, 0, 0.5)
 
 
+def test_the_loss_leaves_out_what_the_data_leave_out(tmp_path, folder, monkeypatch):
+    given = {}
+
+    def fit(model, data, **rules):
+        given.update(rules)
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(commands.run.training, "fit", fit)
+    data = {"type": "folder", "path": str(folder), "classes": 2, "ignore_index": 2, "crop": [32, 32]}
+    with pytest.raises(RuntimeError, match="seen enough"):
+        commands.train({**CONFIG, "data": data}, out=tmp_path / "run")
+    assert given["loss"].ignore_index == 2
+
+
 def test_a_folder_of_ones_own(tmp_path, folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = {**CONFIG, "data": {"type": "folder", "path": "mine", "classes": ["a", "b", "c"], "crop": [32, 32]}}
@@ -244,6 +258,7 @@ CHANGES = [
     ({}, ["data.size=[64]"], "data.size: 1 numbers, expected two"),
     ({}, ["data.crop=[64,64,64]"], "data.crop: 3 numbers, expected two"),
     ({}, ["data.scale=[0.5,2]"], "data.scale: .*set crop too"),
+    ({}, ["data.scale=[2,0.5]", "data.crop=[32,32]"], r"data: scale=\(2.0, 0.5\) is not valid"),
     ({}, ["data.knobs={poles: 2}"], "data: there is no knob 'poles'"),
     ({"data": {"type": "folder"}}, [], "data.path: missing"),
     ({"data": {"type": "folder", "path": "nowhere", "classes": 2}}, [], "data.path: there is no folder"),
@@ -304,7 +319,9 @@ def test_a_mapping_is_not_changed():
 
 def test_losses_are_those_named():
     from segtutor import losses
+    from segtutor.papers import PAPERS
 
+    assert recipe.Schedule().auxiliary_weight == PAPERS["pspnet"].facts["auxiliary_weight"].value
     logits, target = torch.randn(1, 3, 4, 4), torch.tensor([[[0, 1, 2, 7]] * 4])
     both = recipe.Schedule(loss={"CrossEntropyLoss": 1, "DiceLoss": 0.5}).make_loss(7, auxiliary=False)
     parts = losses.CrossEntropyLoss(ignore_index=7), losses.DiceLoss(ignore_index=7)

@@ -134,6 +134,7 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
     assert abs((out == 0).all((1, 2)).float().mean() - 0.25) < 0.03
     assert drop.eval()(x) is x and DropPath(0.0).train()(x) is x
     assert drop.train()(x.bfloat16()).dtype == torch.bfloat16
+    assert str(drop) == "DropPath(rate=0.25)"
 
 
 def test_transformers_start_small():

@@ -89,10 +89,45 @@ def test_drop_path_grows_block_by_block():
     rates = [block.drop_path.rate for stage in trunk.stages for block in stage.blocks]
     assert rates == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
     assert all(layer.rate == 0 for layer in MixTransformer(**TRUNKS["tiny"]).modules() if isinstance(layer, DropPath))
-    block = seeded(MixTransformer, **NARROW, drop_path=1.0).stages[-1].blocks[-1]
-    x = images(2, 3, 4, 16)
-    assert block.train()(x).isnan().any() or block(x).equal(x), "a dropped branch adds nothing"
-    assert not block.eval()(x).equal(x)
+
+
+def test_both_branches_of_a_block_can_be_dropped():
+    block, x = seeded(MixTransformer, **NARROW).stages[-1].blocks[-1], images(2, 3, 4, 16)
+    assert not block(x).equal(x)
+    block.drop_path.register_forward_hook(lambda module, args, out: torch.zeros_like(out))
+    assert block(x).equal(x), "a dropped branch adds nothing"
+
+
+def rates(model):
+    return model.trunk.stages[-1].blocks[-1].drop_path.rate, model.decoder.dropout.p
+
+
+def test_rates_are_the_published_ones_unless_others_are_asked_for():
+    """The released configurations are transformers' defaults."""
+    from transformers import SegformerConfig
+
+    published = SegformerConfig()
+    with torch.device("meta"):
+        default, asked = SegFormer(3), SegFormer(3, drop_path=0.3, dropout=0.4)
+    assert rates(default) == pytest.approx((published.drop_path_rate, published.classifier_dropout_prob))
+    assert MLPDecoder((4, 6)).dropout.p == published.classifier_dropout_prob
+    assert rates(asked) == pytest.approx((0.3, 0.4))
+
+
+def test_heads_are_as_wide_in_every_stage():
+    for name, preset in PRESETS.items():
+        with torch.device("meta"):
+            stages = SegFormer(3, **preset).trunk.stages
+        widths = {stage.norm.weight.numel() // stage.blocks[0].attention.heads for stage in stages}
+        assert widths == {{"tiny": 16, "b0": 32}.get(name, 64)}, name
+
+
+def test_the_trunk_starts_as_the_ledger_says():
+    for layer in seeded(MixTransformer).modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            he = (2 / layer.weight[0].numel()) ** 0.5
+            expected = he if isinstance(layer, nn.Conv2d) else 0.02
+            assert layer.weight.std().item() == pytest.approx(expected, rel=0.1) and not layer.bias.any(), layer
 
 
 # ------------------------------------------------------------------------------------------------ transformers' numbers
@@ -404,6 +439,29 @@ def test_imagenet_trunks_are_read_from_a_folder(hub, narrow, capsys, generation,
     for name, value in alone.state_dict().items():
         assert value.equal(narrow.state_dict()[source[name]]), name
     assert hub.calls == [] and "non-commercial" in capsys.readouterr().out
+
+
+def test_safetensors_are_read_where_there_are_both(hub, narrow):
+    (hub.folder / "pytorch_model.bin").write_bytes(b"a pickle that nobody needs to open")
+    save(in_names_of(4, narrow.state_dict()), hub.folder / "model.safetensors")
+    for where in ({"name": "nvidia/segformer-b0"}, {"path": hub.folder}):
+        assert load_pretrained(SegFormer(5, proj_dim=12, **NARROW), **where).fresh == ()
+    assert [name for _, name in hub.calls] == ["model.safetensors"]
+
+
+def test_the_licence_names_the_file_it_is_about(hub, narrow, capsys):
+    save(in_names_of(5, narrow.state_dict()), hub.folder / "mine.safetensors")
+    for _ in range(2):
+        load_pretrained(SegFormer(5, proj_dim=12, **NARROW), path=hub.folder / "mine.safetensors")
+    said = capsys.readouterr().out
+    assert said.startswith("mine.safetensors: NVIDIA") and said.count("\n") == 1
+
+
+def test_a_trunks_file_of_another_depth_is_refused(narrow):
+    trunk = {name: tensor for name, tensor in narrow.state_dict().items() if name.startswith("segformer.")}
+    deeper = SegFormer(5, proj_dim=12, **{**NARROW, "depths": (1, 2, 4, 1)})
+    with pytest.raises(ValueError, match=r"trunk\.stages\.2\.blocks\.3.*find no tensor"):
+        transplant(trunk, deeper)
 
 
 def test_what_cannot_be_fetched_is_said_in_one_sentence(hub):

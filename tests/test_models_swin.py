@@ -113,6 +113,22 @@ def test_presets_build():
             SwinTransformer(**preset)
 
 
+@pytest.mark.parametrize("preset", ["swin_t", "swin_s", "swin_b"])
+def test_rates_of_stochastic_depth_are_torchvisions(preset):
+    with torch.device("meta"):
+        theirs, ours = getattr(torchvision.models, preset)(), SwinTransformer(**PRESETS[preset])
+    assert ours.stages[-1].blocks[-1].drop_path.rate == pytest.approx(theirs.features[-1][-1].stochastic_depth.p)
+
+
+def test_linear_layers_and_position_biases_start_small():
+    model = seeded(SwinTransformer)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias_table") or (name.endswith("weight") and parameter.dim() == 2):
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.1), name
+        elif name.endswith("bias") and "entry.project" not in name:
+            assert not parameter.any(), name
+
+
 # -------------------------------------------------------------------------------------------------------------- windows
 def test_windows_are_neighbours_and_can_be_joined():
     x = torch.arange(2 * 6 * 9).view(2, 6, 9, 1)
@@ -288,6 +304,13 @@ def test_norms_normalise_the_returned_maps_and_nothing_else():
         assert not found.allclose(raw)
 
 
+def test_both_branches_of_a_block_can_be_dropped():
+    block, x = seeded(SwinBlock, 4, 2, 4), images(2, 4, 8, 4)
+    assert not block(x).equal(x)
+    block.drop_path.register_forward_hook(lambda module, args, out: torch.zeros_like(out))
+    assert block(x).equal(x), "a dropped branch adds nothing"
+
+
 def test_branches_are_dropped_in_training_only():
     model = seeded(SwinTransformer, **NARROW, drop_path=0.9)
     x = images(2, 3, 32, 32)
@@ -299,6 +322,22 @@ def test_branches_are_dropped_in_training_only():
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"depths": (1, 1, 4, 1)}, r"stages\.2\.blocks\.3.*find no tensor"),
+        ({"depths": (1, 1, 2, 1)}, r"features\.5\.2.*no place in the target"),
+        ({"window": 5}, r"bias_table is \(49, 1\) in the source, but .* is \(81, 1\)"),
+    ],
+    ids=["deeper", "shallower", "window"],
+)
+def test_weights_of_another_network_are_refused(change, says):
+    options = {"embed_dim": 4, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 2, 4], "window_size": [4, 4]}
+    theirs = torchvision.models.swin_transformer.SwinTransformer([4, 4], num_classes=2, **options)
+    with pytest.raises(ValueError, match=says):
+        transplant(theirs, SwinTransformer(**{**NARROW, **change}))
+
+
 @pytest.mark.parametrize(("preset", "letter"), [("swin_t", "T"), ("swin_s", "S"), ("swin_b", "B"), ("tiny", None)])
 def test_imagenet_weights_are_torchvisions(monkeypatch, preset, letter):
     asked = []

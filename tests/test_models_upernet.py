@@ -166,6 +166,12 @@ def test_older_names_of_transformers_load_as_well(pair):
     assert other(x).equal(ours(x))
 
 
+def test_weights_that_are_not_nvidias_are_not_said_to_be(pair, tmp_path, capsys):
+    torch.save(pair[0].state_dict(), tmp_path / "upernet.bin")
+    load_pretrained(SwinUPerNet(5, trunk="tiny", width=6), path=tmp_path / "upernet.bin")
+    assert capsys.readouterr().out == ""
+
+
 @torch.no_grad()
 def test_imagenet_weights_go_into_the_trunk_alone(tmp_path):
     network = torchvision.models.swin_transformer.SwinTransformer
@@ -196,15 +202,24 @@ def test_channels_are_dropped_in_training_only():
         assert alive.all() != training
 
 
+def test_a_tenth_of_the_channels_is_dropped_before_both_classifiers_unless_asked_otherwise():
+    with torch.device("meta"):
+        default, asked = (SwinUPerNet(3, auxiliary=True, **options) for options in ({}, {"dropout": 0.4}))
+    for model, rate in ((default, 0.1), (asked, 0.4)):
+        assert [layer.p for layer in model.modules() if isinstance(layer, nn.Dropout2d)] == [rate, rate]
+
+
 def test_unknown_trunks_are_refused():
     with pytest.raises(ValueError, match="swin_t, swin_s"):
         SwinUPerNet(3, trunk="swin_x")
 
 
-def test_presets_build():
-    for preset in PRESETS.values():
+def test_presets_are_named_after_their_trunks_and_skip_as_many_branches():
+    for name, preset in PRESETS.items():
+        rate = 0.0 if name == "tiny" else FACTS["drop_path_upernet"].value
+        options = {**swin.PRESETS[name], "drop_path": rate, "norms": True}
         with torch.device("meta"):
-            SwinUPerNet(3, **preset)
+            assert str(SwinUPerNet(3, **preset).trunk) == str(swin.SwinTransformer(**options)), name
 
 
 # ---------------------------------------------------------------------------------------------------------- the decoder

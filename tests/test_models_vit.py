@@ -148,6 +148,7 @@ def test_positions_are_transformers(size):
     found = model.positions_for(size[0] // 16, size[1] // 16)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert found[:, 0].equal(model.positions[:, 0]), "the class token keeps its own"
+    assert (found is model.positions) == (size == (64, 64)), "on their own grid they are read as they are"
 
 
 @torch.no_grad()
@@ -325,6 +326,12 @@ def test_progressive_upsampling_is_the_papers_order():
     torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-10)
 
 
+def test_progressive_upsampling_is_as_wide_as_the_papers_at_most():
+    with torch.device("meta"):
+        wide, narrow = (ViTSegmenter(3, decoder="progressive", **options) for options in ({}, SMALL))
+    assert wide.head[-1].in_channels == 256 and narrow.head[-1].in_channels == SMALL["width"]
+
+
 # ------------------------------------------------------------------------------------------------------------- the rest
 @pytest.mark.parametrize(
     ("options", "says"),
@@ -355,6 +362,21 @@ def test_presets_build():
     for name, preset in PRESETS.items():
         with torch.device("meta"):
             assert ViTSegmenter(3, **preset).patch == (32 if name == "b32" else 8 if name == "tiny" else 16)
+
+
+def test_heads_have_64_channels_in_the_papers_models():
+    for name, preset in PRESETS.items():
+        with torch.device("meta"):
+            model = ViT(3, **preset)
+        assert model.class_token.shape[2] / model.blocks[0].attention.heads == (32 if name == "tiny" else 64), name
+
+
+def test_tokens_start_alike_and_know_little_of_where_they_are():
+    model = seeded(ViT, 30, width=192, depth=2, heads=3)
+    assert not model.class_token.any() and model.positions.std().item() == pytest.approx(0.02, rel=0.1)
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1) and not layer.bias.any()
 
 
 # --------------------------------------------------------------------------------------------------------- its weights

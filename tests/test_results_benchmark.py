@@ -1,6 +1,7 @@
 """Measured rows: the schema, the one reader, and the runner that writes them."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -138,6 +139,16 @@ def test_missing_result_names_what_there_is(tmp_path):
         result("X-1/net/iou", folder=tmp_path)
     with pytest.raises(MissingResult, match="nothing is"):
         result("Y", folder=tmp_path)
+
+
+def test_a_file_is_parsed_again_when_its_time_or_its_size_changes(tmp_path, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(results, "read_file", lambda path: parsed.append(path) or read_file(path))
+    for value, second in ((0.5, 1), (0.7, 2), (0.75, 2)):
+        write(tmp_path, {"value": value})
+        os.utime(tmp_path / "x.json", (second, second))
+        assert [result("X-1/net/miou", folder=tmp_path).value for _ in range(3)] == [value] * 3
+    assert len(parsed) == 3
 
 
 def test_the_committed_rows_are_valid():
@@ -379,3 +390,145 @@ def test_field_that_one_border_cuts_off_is_refused():
 
     with pytest.raises(BenchmarkError, match="cut off.*24x24"):
         field_of(nn.AdaptiveAvgPool2d((1, 4)), nn.Conv2d(3, 2, 1))
+
+
+# ------------------------------------------------------------------------------------------- a network beside another
+
+
+def clocked(monkeypatch, seconds):
+    """A 1x1 convolution for each name, and the (pass, name, layout, training mode) of each run that is timed.
+
+    Args:
+        seconds: ``seconds(pass, name, layout, number)``, what the clock says of a network's run of this number.
+    """
+    import torch
+    from torch import nn
+
+    from segtutor.benchmark import speed
+
+    class Side(nn.Module):
+        def __init__(self, name, copies):
+            super().__init__()
+            self.name, self.copies, self.layer = name, copies, nn.Conv2d(3, 2, 1)
+
+        def forward(self, images):
+            return torch.stack([self.layer(images)] * self.copies).mean(0)
+
+    runs = []
+
+    def clock(kind):
+        def make(model, images, target=None, *, mixed=False):
+            contiguous, numbers = images.is_contiguous(), iter(range(100))
+            layout = torch.contiguous_format if contiguous else torch.channels_last
+
+            def once():
+                runs.append((kind, model.name, layout, model.training))
+                return seconds(kind, model.name, layout, next(numbers))
+
+            return once
+
+        return make
+
+    monkeypatch.setattr(speed, "forward_seconds", clock("forward"))
+    monkeypatch.setattr(speed, "step_seconds", clock("step"))
+    ours, theirs = Side("ours", 1), Side("theirs", 8)
+    theirs.layer.load_state_dict(ours.layer.state_dict())
+    return speed, {"ours": ours, "theirs": theirs}, runs
+
+
+def test_the_faster_memory_format_is_that_of_the_second_run(monkeypatch):
+    import torch
+
+    def seconds(kind, name, layout, number):
+        return 9 - number if (layout == torch.channels_last) == (name == "ours") else 5 + 4 * number
+
+    speed, models, _ = clocked(monkeypatch, seconds)
+    plain, last = torch.contiguous_format, torch.channels_last
+    chosen = speed.faster_formats(models, 16, "cpu", None)
+    assert chosen == {("forward", "ours"): last, ("step", "ours"): last} | {
+        ("forward", "theirs"): plain, ("step", "theirs"): plain,
+    }  # fmt: skip
+
+
+def test_a_networks_time_and_memory_are_over_the_references(monkeypatch):
+    import torch
+
+    from segtutor import probe
+
+    def seconds(kind, name, layout, number):
+        return 5.0 if number == 0 else (0.25 if name == "ours" else 1.0) * (2 if kind == "step" else 1)
+
+    speed, models, runs = clocked(monkeypatch, seconds)
+    formats = {(kind, name): torch.channels_last for kind in ("forward", "step") for name in models}
+    lines = []
+    values = speed.over_reference(models, 16, "cpu", None, formats, (2, 3), lines.append)
+    for kind, factor in (("forward", 1), ("step", 2)):
+        assert values[kind] == Measurement(0.25, (0.25, 0.25)), "warming up does not count"
+        assert values[f"{kind}_ms_ours"] == Measurement(250 * factor, (250 * factor,) * 2)
+        assert values[f"{kind}_ms_theirs"] == Measurement(1000 * factor, (1000 * factor,) * 2)
+        options = {"batch": 2, "training": kind == "step"}
+        ours, theirs = (probe.count_peak_bytes(model, (16, 16), **options) for model in models.values())
+        assert values[f"{kind}_memory"] == ours / theirs < 1
+    assert [runs.count(("forward", name, torch.channels_last, False)) for name in models] == [3, 3]
+    assert [runs.count(("step", name, torch.channels_last, True)) for name in models] == [4, 4]
+    assert len(runs) == 14 and "theirs's time" in lines[0]
+
+
+def test_the_caller_chooses_the_mode_of_the_backward_pass(monkeypatch):
+    import torch
+
+    speed, models, runs = clocked(monkeypatch, lambda *_: 1.0)
+    formats = {(kind, name): torch.contiguous_format for kind in ("forward", "step") for name in models}
+    speed.over_reference(models, 8, "cpu", torch.nn.Module.eval, formats, (1, 1), lambda line: None)
+    assert {training for *_, training in runs} == {False}
+
+
+def test_networks_that_differ_are_not_timed(monkeypatch):
+    import torch
+
+    speed, models, runs = clocked(monkeypatch, lambda *_: 1.0)
+    formats = {(kind, name): torch.contiguous_format for kind in ("forward", "step") for name in models}
+    torch.nn.init.ones_(models["ours"].layer.bias)
+    with pytest.raises(AssertionError, match="not close"):
+        speed.over_reference(models, 8, "cpu", None, formats, (1, 1), lambda line: None)
+    assert runs == []
+
+
+def test_runs_in_turns_change_the_order_and_forget_the_first():
+    from segtutor.benchmark import speed
+
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}
+    assert speed.in_turns(runs, 2, warmup=1) == {"a": [4, 5], "b": [3, 6]} and calls == list("abbaab")
+
+
+def test_the_forward_pass_is_timed_in_evaluation_mode_and_the_step_as_the_model_stands():
+    import torch
+    from torch import nn
+
+    from segtutor.benchmark import speed
+
+    model, seen = nn.Conv2d(3, 2, 1).train(), []
+    model.register_forward_hook(lambda layer, args, out: seen.append((layer.training, out.requires_grad)))
+    images, target = torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
+    assert speed.step_seconds(model, images, target)() >= 0 and speed.forward_seconds(model, images)() >= 0
+    assert seen == [(True, True), (False, False)]
+
+
+def test_each_size_is_an_experiment_and_larger_ones_choose_their_format_at_512(monkeypatch):
+    from segtutor.benchmark import speed
+
+    monkeypatch.setattr(benchmark, "EXPERIMENTS", {})
+    asked = []
+    monkeypatch.setattr(speed, "_sides", lambda build, names, side, device: build(side))
+    monkeypatch.setattr(speed, "faster_formats", lambda models, side, *_: asked.append((models, side)) or {})
+    monkeypatch.setattr(speed, "over_reference", lambda models, side, *rest: (models, side, rest[-2]))
+    speed.rival_at_sizes("net", lambda side: f"built for {side}", "timm", "a net", {128: (9, 5), 1024: (3, 2)})
+    small, large = (benchmark.EXPERIMENTS[f"speed/net/{side}"] for side in (128, 1024))
+    assert small.run(0, False, print) == ("built for 128", 128, (9, 5))
+    assert large.run(0, False, print) == ("built for 1024", 1024, (3, 2))
+    assert asked == [("built for 128", 128), ("built for 512", 512)]
+    assert large.run(0, True, print) == ("built for 64", 64, (2, 2)) and asked[2] == ("built for 64", 64)
+    assert (large.config, large.group) == ({"side": 1024, "rounds": [3, 2]}, "speed")
+    assert {small.unit_of(f"step_ms_{name}") for name in ("segtutor", "timm")} == {"ms"}
+    assert small.unit_of("forward_memory") == small.unit_of("step") == "ratio"

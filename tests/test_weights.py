@@ -304,6 +304,8 @@ def test_files_and_names_that_cannot_be_used_are_refused(tmp_path):
         load_pretrained(model, path=tmp_path / "other.pth")
     with pytest.raises(ValueError, match='"laion".*"imagenet" or "coco"'):
         load_pretrained(model, "laion")
+    with pytest.raises(ValueError, match='"nvidia/mit-b0/main".*"owner/repository"'):
+        load_pretrained(model, "nvidia/mit-b0/main")
     with pytest.raises(ValueError, match="no COCO weights for FCN8s.*DeepLabV3"):
         load_pretrained(model, "coco")
     with pytest.raises(ValueError, match="no weights DeepLabV3_ResNet18.*another trunk"):

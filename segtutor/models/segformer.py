@@ -13,7 +13,8 @@ merging, efficient self-attention, Mix-FFN), Section 3.2 with Figure 3 (why so l
   True`` does it as Section 3.2 says.
 * Normalisations of blocks and stages have eps 1e-6, those of patches and of reduced keys 1e-5, as in the authors'
   code; transformers has 1e-5 everywhere.
-* Convolutions start from He's normal, linear layers from a truncated normal of deviation 0.02.
+* In the trunk convolutions start from He's normal, linear layers from a truncated normal of deviation 0.02; the decoder
+  starts from PyTorch's own. The authors count what leaves a convolution, He and this file what enters it.
 * Dropout before the classifier takes whole channels; transformers drops single values.
 * Where a map is no multiple of a stage's reduction, its last rows and columns are no keys, here as there.
 
