@@ -112,7 +112,7 @@ rival_at_sizes(
     "Swin-T",
     "no stochastic depth, four maps",
     # Windows of 7 divide the maps at 224 alone.
-    {224: (7, 7), 256: (7, 7), 512: (5, 5), 1024: (3, 3)},
+    {224: (7, 7), 256: (7, 7), 512: (5, 5), 1024: (5, 5)},
 )
 rival_at_sizes(
     "swin_upernet",
