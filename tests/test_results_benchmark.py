@@ -396,7 +396,7 @@ def test_field_that_one_border_cuts_off_is_refused():
 
 
 def clocked(monkeypatch, seconds):
-    """A 1x1 convolution for each name, and the (pass, name, layout, training mode) of each run that is timed.
+    """A 3x3 convolution for each name, and the (pass, name, layout, training mode) of each run that is timed.
 
     Args:
         seconds: ``seconds(pass, name, layout, number)``, what the clock says of a network's run of this number.
@@ -409,7 +409,7 @@ def clocked(monkeypatch, seconds):
     class Side(nn.Module):
         def __init__(self, name, copies):
             super().__init__()
-            self.name, self.copies, self.layer = name, copies, nn.Conv2d(3, 2, 1)
+            self.name, self.copies, self.layer = name, copies, nn.Conv2d(3, 2, 3, padding=1)
 
         def forward(self, images):
             return torch.stack([self.layer(images)] * self.copies).mean(0)
@@ -420,6 +420,7 @@ def clocked(monkeypatch, seconds):
         def make(model, images, target=None, *, mixed=False):
             contiguous, numbers = images.is_contiguous(), iter(range(100))
             layout = torch.contiguous_format if contiguous else torch.channels_last
+            assert model.layer.weight.is_contiguous(memory_format=layout), "weights and images lie alike"
 
             def once():
                 runs.append((kind, model.name, layout, model.training))
