@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segtutor import factory, probe, weights
+from segtutor.benchmark.factory import called_dilated
 from segtutor.factory import ConfigError, Features, backbones, create_backbone, create_model, get_backbone_channels
 from segtutor.factory.backbones import STRIDES, parse_backbone
 from segtutor.factory.vovnet import STAGES, VoVNet
@@ -544,3 +545,16 @@ def test_a_registered_class_gets_the_common_keys(monkeypatch):
     assert all(parameter.grad is not None for parameter in backbone.parameters())
     with pytest.raises(ConfigError, match="backbone.output_stride: pairs cannot be dilated to 8"):
         create_backbone({"type": "pairs", "output_stride": 8})
+
+
+@torch.no_grad()
+def test_a_single_tap_has_nothing_to_spread():
+    """What the benchmark of the factory calls dilated computes the same, in every 1x1 of the last stage."""
+    model = seeded(
+        create_model, {"backbone": {"type": "resnet", "depth": 50}, "head": {"type": "fcn"}, "num_classes": 2}
+    )
+    x = images(1, 3, 64, 96)
+    expected = model.eval()(x)
+    called = [m for m in called_dilated(model).modules() if getattr(m, "dilation", None) == (2, 2)]
+    assert len(called) == 7 and {m.kernel_size for m in called} == {(1, 1)}
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
