@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import defaultdict
 
@@ -74,3 +75,19 @@ def pytest_collection_modifyitems(items):
         if not torch.cuda.is_available():
             for item in wanted:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers():
+    """Random numbers begin anew in every test, so that none depends on which others ran before it."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def hears_interrupts():
+    """Ctrl-C arrives: a run that a shell has put into the background is told to ignore it, and hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -106,6 +106,7 @@ def test_a_run_from_config_to_prediction(tmp_path, config, capsys):
     assert tuple(labels.getpalette()[:3]) == model.info.palette[0]
 
 
+@pytest.mark.usefixtures("hears_interrupts")
 @pytest.mark.parametrize("auxiliary", [False, True])
 def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, monkeypatch, auxiliary):
     extra = [f"model.auxiliary={str(auxiliary).lower()}", "data.color=0.5", "schedule.valid_every=4"]

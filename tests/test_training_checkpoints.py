@@ -45,6 +45,7 @@ def same_weights(one, two):
     return all(a.equal(b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
+@pytest.mark.usefixtures("hears_interrupts")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_continued_run_is_the_uninterrupted_one(tmp_path, stop, workers):
@@ -97,6 +98,7 @@ def test_half_a_step_is_not_saved():
     assert history.interrupted and saved == []
 
 
+@pytest.mark.usefixtures("hears_interrupts")
 def test_the_second_interrupt_does_not_wait():
     calls = []
 
@@ -110,6 +112,14 @@ def test_the_second_interrupt_does_not_wait():
     history = fit(net(), Stuck(), **SETTINGS)
     assert history.interrupted and history.steps == [] and len(calls) == 2
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.usefixtures("hears_interrupts")
+def test_a_run_that_was_told_to_ignore_interrupts_goes_on():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    history = fit(net(), Noisy(), on_step=lambda step, loss: os.kill(os.getpid(), signal.SIGINT), **SETTINGS)
+    assert not history.interrupted and len(history.steps) == SETTINGS["steps"]
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_state_of_another_run_is_refused(tmp_path):
