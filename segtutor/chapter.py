@@ -367,7 +367,7 @@ def speed_table(networks: Mapping[str, str]) -> Table:
     rows, measured = [], []
     for key, name in networks.items():
         ids = [row.id.split("/") for row in results.read_rows() if row.id.startswith(f"speed/{key}/")]
-        sides = sorted({int(parts[2]) for parts in ids})
+        sides = sorted({int(parts[2]) for parts in ids if parts[2].isdigit()})
         for side in sides or [0]:  # at none: the look-up says what there is
             measured.append([results.result(f"speed/{key}/{side}/{metric}") for metric in _RATIOS])
             rows.append([name, f"{side} x {side}", *measured[-1]])

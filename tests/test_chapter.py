@@ -273,6 +273,7 @@ def test_speed_table_shows_every_size_in_order(tmp_path, monkeypatch):
         for key, side in (("vit", 1024), ("vit", 256), ("vit_b16", 64), ("swin", 8))
         for metric, value in ratios.items()
     ]
+    found.append(RECORD | {"id": "speed/fcn/ratio", "seed": 0, "value": 1.0})  # at no size
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     (tmp_path / "speed.json").write_text(json.dumps({"rows": found}))
     shown = chapter.speed_table({"vit": "ViT"})

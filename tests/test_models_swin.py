@@ -276,6 +276,14 @@ def test_maps_halve_and_round_up(size):
     assert model.channels == (4, 8, 16, 32)
 
 
+def test_what_needs_no_padding_is_not_padded(monkeypatch):
+    """F.pad copies its map even where nothing is added."""
+    model = seeded(SwinTransformer, **NARROW)
+    model(images(1, 3, 37, 50))
+    monkeypatch.setattr(F, "pad", lambda *args: pytest.fail("a map was padded"))
+    model(images(1, 3, 64, 96))
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_holds_no_more_than_torchvisions(training):
     """At sizes where nothing is to be padded, one needless copy of the images is seen."""

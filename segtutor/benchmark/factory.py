@@ -41,8 +41,8 @@ def _words(settings):
 def called_dilated(model):
     """Say of the 1x1 convolutions of a ResNet's last stage that they are dilated, as the library does.
 
-    A single tap has nothing to spread, so the numbers stay. But on one thread PyTorch runs a 1x1 convolution by
-    another kernel than one that is called dilated, and that one is slower.
+    A single tap has nothing to spread, so the numbers stay. But on one thread PyTorch keeps a slower kernel for 1x1
+    convolutions that are not called dilated.
     """
     from torch import nn
 
