@@ -9,20 +9,16 @@ import importlib
 __version__ = "0.1.0"
 
 _PARTS = (
-    "benchmark",
-    "chapter",
-    "claims",
-    "commands",
     "data",
     "factory",
+    "inference",
+    "lab",
     "layers",
     "losses",
     "metrics",
     "models",
-    "papers",
-    "predict",
     "probe",
-    "results",
+    "runs",
     "training",
     "viz",
     "weights",

@@ -8,9 +8,8 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from segtutor import chapter, results
-from segtutor.benchmark import protocol
-from segtutor.papers import PAPERS
+from segtutor.lab import chapter, protocols, results
+from segtutor.lab.papers import PAPERS
 
 # What every row holds beside its id, seed and value.
 RECORD = {
@@ -290,7 +289,7 @@ def test_speed_table_shows_every_size_in_order(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("side", "cell"), [(protocol.FIELD, "whole image"), (protocol.FIELD - 1, f"{protocol.FIELD - 1}")], ids=str
+    ("side", "cell"), [(protocols.FIELD, "whole image"), (protocols.FIELD - 1, f"{protocols.FIELD - 1}")], ids=str
 )
 def test_running_table_says_where_a_network_sees_everything(rows, monkeypatch, side, cell):
     measured = dataclasses.replace(chapter.result("table/fcn8s/flops"), value=side)

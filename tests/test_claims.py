@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from segtutor import claims, results
-from segtutor.claims import CHAPTERS, CLAIMS, CONFIRMED, NOT_YET, VERDICTS, WAITS, Claim, ClaimError, judge, page
-from segtutor.papers import PAPERS
+from segtutor.lab import claims, results
+from segtutor.lab.claims import CHAPTERS, CLAIMS, CONFIRMED, NOT_YET, VERDICTS, WAITS, Claim, ClaimError, judge, page
+from segtutor.lab.papers import PAPERS
 
 ROOT = Path(__file__).parent.parent
 
@@ -146,8 +146,8 @@ def test_unknown_claim_is_named():
 
 
 def test_the_matrix_of_the_factory_has_all_backbones_and_heads():
-    from segtutor.benchmark import compatibility
     from segtutor.factory.backbones import list_backbone_names
+    from segtutor.lab.experiments import compatibility
 
     assert set(claims.BACKBONES) == set(list_backbone_names()) and len(claims.BACKBONES) == 23
     assert len(compatibility.HEADS) == 12

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 import segtutor
-from segtutor import benchmark, cli
+from segtutor import cli
+from segtutor.lab import harness
 
 
 def run(*arguments):
@@ -62,7 +63,7 @@ def test_check_data_exits_1_on_problems(tmp_path, capsys, value, code):
 
 def test_benchmark_passes_its_options_on(monkeypatch, tmp_path):
     asked = {}
-    monkeypatch.setattr(benchmark, "run", lambda ids, **options: asked.update(options, ids=ids) or 0)
+    monkeypatch.setattr(harness, "run", lambda ids, **options: asked.update(options, ids=ids) or 0)
     cli.main(["benchmark", "FCN-2", "LOSS-1", "--quick", "--seeds", "0", "3", "--results", str(tmp_path), "--again"])
     assert asked == {"ids": ["FCN-2", "LOSS-1"], "quick": True, "seeds": [0, 3], "folder": tmp_path, "again": True}
 
@@ -73,7 +74,7 @@ def test_benchmark_lists_experiments(capsys):
 
 
 def test_claims_are_shown_and_written(capsys, monkeypatch, tmp_path):
-    from segtutor import claims
+    from segtutor.lab import claims
 
     assert cli.main(["claims", "BB-3"]) == 0
     assert "BB-3: ConvNeXt" in (printed := capsys.readouterr().out) and "waits for a GPU" in printed
@@ -85,7 +86,7 @@ def test_claims_are_shown_and_written(capsys, monkeypatch, tmp_path):
 
 
 def test_claims_cannot_be_written_without_the_book(capsys, monkeypatch, tmp_path):
-    from segtutor import claims
+    from segtutor.lab import claims
 
     monkeypatch.setattr(claims, "__file__", str(tmp_path / "segtutor" / "claims.py"))
     assert cli.main(["claims", "--write"]) == 2
@@ -103,5 +104,5 @@ def test_interruption_exits_130(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmark, "run", interrupted)
+    monkeypatch.setattr(harness, "run", interrupted)
     assert cli.main(["benchmark"]) == 130 and "Traceback" not in capsys.readouterr().err

@@ -9,11 +9,12 @@ import yaml
 from torch import nn
 
 from segtutor import cli, data, factory, probe
-from segtutor.commands import catalogue, doctor, read_recipe
+from segtutor.cli import catalogue, doctor
 from segtutor.factory import SegmentationModel, create_model
 from segtutor.factory.backbones import list_backbone_names
 from segtutor.factory.config import read_yaml, shipped_configs
 from segtutor.factory.heads import HEADS
+from segtutor.runs import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = shipped_configs()

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from segtutor import cli, commands, factory
-from segtutor.commands import read_recipe, recipe, sources
+from segtutor import cli, factory, runs
 from segtutor.factory import ConfigError, Features, SegmentationModel, backbones
+from segtutor.runs import read_recipe, recipe, sources
 from segtutor.training import load_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*collapsed:UserWarning")
@@ -110,8 +110,8 @@ def test_a_run_from_config_to_prediction(tmp_path, config, capsys):
 @pytest.mark.parametrize("auxiliary", [False, True])
 def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, monkeypatch, auxiliary):
     extra = [f"model.auxiliary={str(auxiliary).lower()}", "data.color=0.5", "schedule.valid_every=4"]
-    whole = commands.train(config, extra, out=tmp_path / "whole")
-    written, caught = commands.run._write, []
+    whole = runs.train(config, extra, out=tmp_path / "whole")
+    written, caught = runs.run._write, []
 
     def interrupt(path, text):  # the first history is written in the middle of the run
         written(path, text)
@@ -119,7 +119,7 @@ def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, 
             caught.append(path)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(commands.run, "_write", interrupt)
+    monkeypatch.setattr(runs.run, "_write", interrupt)
     run = tmp_path / "cut"
     assert cli.main(["train", "--config", config, *extra, "schedule.save_every=3", "--out", str(run)]) == 130
     assert "Continue with: segtutor train --resume" in capsys.readouterr().out
@@ -151,12 +151,12 @@ def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, 
 )
 def test_the_best_model_is_the_one_that_scored_best(valid, steps, best):
     history = {"steps": list(range(1, steps + 1)), "valid": [(step, {"miou": score}) for step, score in valid]}
-    assert commands.run._is_best(history) == best
+    assert runs.run._is_best(history) == best
 
 
 def test_a_run_is_never_overwritten(tmp_path, config, capsys):
     run = tmp_path / "run"
-    commands.train(config, ["schedule.steps=1"], out=run)
+    runs.train(config, ["schedule.steps=1"], out=run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert cli.main(["train", "--config", config, "--out", str(run)]) == 2
     assert f"--resume {run}" in capsys.readouterr().err
@@ -176,15 +176,13 @@ def test_a_run_is_never_overwritten(tmp_path, config, capsys):
 
 def test_training_trains_on_augmented_images(tmp_path, config, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        commands.run.training, "fit", lambda model, data, **rules: asked.append((data, rules)) or stop()
-    )
+    monkeypatch.setattr(runs.run.training, "fit", lambda model, data, **rules: asked.append((data, rules)) or stop())
 
     def stop():
         raise RuntimeError("seen enough")
 
     with pytest.raises(RuntimeError, match="seen enough"):
-        commands.train(config, ["data.crop=[32,32]", "schedule.clip=1", "schedule.warmup=1"], out=tmp_path / "run")
+        runs.train(config, ["data.crop=[32,32]", "schedule.clip=1", "schedule.warmup=1"], out=tmp_path / "run")
     [(data, rules)] = asked
     assert data[0][0].shape == (3, 32, 32) and rules["valid"][0][0].shape == (3, 32, 48)
     assert (rules["clip"], rules["save_every"], rules["seed"], rules["schedule"](0, 6)) == (1.0, 1, 0, 0.5)
@@ -197,27 +195,25 @@ def test_the_loss_leaves_out_what_the_data_leave_out(tmp_path, folder, monkeypat
         given.update(rules)
         raise RuntimeError("seen enough")
 
-    monkeypatch.setattr(commands.run.training, "fit", fit)
+    monkeypatch.setattr(runs.run.training, "fit", fit)
     data = {"type": "folder", "path": str(folder), "classes": 2, "ignore_index": 2, "crop": [32, 32]}
     with pytest.raises(RuntimeError, match="seen enough"):
-        commands.train({**CONFIG, "data": data}, out=tmp_path / "run")
+        runs.train({**CONFIG, "data": data}, out=tmp_path / "run")
     assert given["loss"].ignore_index == 2
 
 
 def test_a_folder_of_ones_own(tmp_path, folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = {**CONFIG, "data": {"type": "folder", "path": "mine", "classes": ["a", "b", "c"], "crop": [32, 32]}}
-    commands.train(config, ["schedule.steps=2"], out=tmp_path / "run")
+    runs.train(config, ["schedule.steps=2"], out=tmp_path / "run")
     monkeypatch.chdir("/")
     data = read_recipe(tmp_path / "run" / "config.yaml").data
     names = [[image.name for image, _ in sources.open_data(data, split).pairs] for split in ("train", "val", "test")]
     assert names[1] == names[2] == ["4.jpg"] and names[0] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "5.jpg"]
-    assert commands.evaluate(tmp_path / "run")["images"] == 1
+    assert runs.evaluate(tmp_path / "run")["images"] == 1
     model = SegmentationModel.from_pretrained(tmp_path / "run" / "best")
     assert model.info.classes == ("a", "b", "c") and model.info.input_size == (32, 32)
-    written, refused = commands.predict(
-        tmp_path / "run", [folder / "images", folder / "images" / "0.jpg"], tmp_path / "o"
-    )
+    written, refused = runs.predict(tmp_path / "run", [folder / "images", folder / "images" / "0.jpg"], tmp_path / "o")
     assert refused == [] and sorted(path.name for path in written) == ["0-2.png", *(f"{i}.png" for i in range(6))]
     assert Image.open(tmp_path / "o" / "5.png").size == (50, 50)
 
@@ -320,7 +316,7 @@ def test_a_mapping_is_not_changed():
 
 def test_losses_are_those_named():
     from segtutor import losses
-    from segtutor.papers import PAPERS
+    from segtutor.lab.papers import PAPERS
 
     assert recipe.Schedule().auxiliary_weight == PAPERS["pspnet"].facts["auxiliary_weight"].value
     logits, target = torch.randn(1, 3, 4, 4), torch.tensor([[[0, 1, 2, 7]] * 4])

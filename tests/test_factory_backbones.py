@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segtutor import factory, probe, weights
-from segtutor.benchmark.factory import called_dilated
 from segtutor.factory import ConfigError, Features, backbones, create_backbone, create_model, get_backbone_channels
 from segtutor.factory.backbones import STRIDES, parse_backbone
 from segtutor.factory.vovnet import STAGES, VoVNet
+from segtutor.lab.experiments.factory import called_dilated
 from segtutor.models.segformer import TRUNKS, MixTransformer
 
 # Parameters of the trunk, counted by others: timm's features_only networks, transformers' SegformerModel, and for

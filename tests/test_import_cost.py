@@ -28,8 +28,8 @@ def test_command_line_starts_without_torch():
     "parts",
     [
         "models losses metrics training probe weights",
-        "chapter claims benchmark results data",
-        "factory predict commands",
+        "lab.chapter lab.claims lab.harness lab.results lab.source data",
+        "factory inference runs",
     ],
 )
 def test_parts_load_torch_at_most(parts):
@@ -40,11 +40,11 @@ def test_parts_load_torch_at_most(parts):
 def test_parts_are_reached_as_attributes():
     code = (
         "import segtutor\n"
-        "assert segtutor.papers.PAPERS\n"
+        "assert segtutor.lab.papers.PAPERS\n"
         "for name in segtutor.__all__: getattr(segtutor, name)\n"
         "assert set(segtutor.__all__) <= set(dir(segtutor))\n"
         "try: segtutor.nonsense\n"
-        "except AttributeError as error: assert 'papers' in str(error)\n"
+        "except AttributeError as error: assert 'weights' in str(error)\n"
         "else: raise SystemExit('no error')\n"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

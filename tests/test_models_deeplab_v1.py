@@ -9,8 +9,8 @@ from contract import ModelContract, images, perturb_norms, seeded
 from torch import nn
 from torchvision.models.vgg import make_layers
 
+from segtutor.lab.papers import PAPERS
 from segtutor.models.deeplab_v1 import PRESETS, DeepLabV1, atrous_conv
-from segtutor.papers import PAPERS
 from segtutor.probe import receptive_field, receptive_field_formula
 from segtutor.weights import load_pretrained, transplant
 

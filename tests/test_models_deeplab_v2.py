@@ -9,9 +9,9 @@ import torchvision
 from contract import ModelContract, images, perturb_norms, seeded
 
 from segtutor import probe
+from segtutor.lab.papers import PAPERS
 from segtutor.models.deeplab_v2 import PRESETS, DeepLabV2
 from segtutor.models.resnet import ResNet
-from segtutor.papers import PAPERS
 from segtutor.weights import transplant
 
 FACTS = PAPERS["deeplab_v2"].facts

@@ -11,10 +11,10 @@ from torch import nn
 from torchvision.models import segmentation
 
 from segtutor import probe
+from segtutor.lab.papers import PAPERS
 from segtutor.layers import BatchNorm2d
 from segtutor.models.deeplab_v3 import ASPP, PRESETS, DeepLabV3, atrous_trunk
 from segtutor.models.resnet import ResNet
-from segtutor.papers import PAPERS
 from segtutor.weights import transplant
 
 FACTS = PAPERS["deeplab_v3"].facts

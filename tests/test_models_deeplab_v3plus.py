@@ -10,10 +10,10 @@ from contract import ModelContract, images, perturb_norms, seeded
 from torch import nn
 
 from segtutor import probe
+from segtutor.lab.papers import PAPERS
 from segtutor.models.deeplab_v3 import DeepLabV3
 from segtutor.models.deeplab_v3plus import PRESETS, DeepLabV3Plus, separable_conv_norm_relu
 from segtutor.models.resnet import ResNet
-from segtutor.papers import PAPERS
 from segtutor.weights import transplant
 
 FACTS = PAPERS["deeplab_v3plus"].facts

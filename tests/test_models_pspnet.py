@@ -11,9 +11,9 @@ from contract import AuxiliaryContract, ModelContract, images, perturb_norms, se
 from torch import nn
 
 from segtutor import probe
+from segtutor.lab.papers import PAPERS
 from segtutor.models.pspnet import PRESETS, PSPNet, PyramidPooling
 from segtutor.models.resnet import ResNet
-from segtutor.papers import PAPERS
 from segtutor.weights import transplant
 
 NARROW = {"depth": 18, "widths": (4, 6, 8, 12)}

@@ -14,10 +14,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from segtutor import probe, weights
+from segtutor.lab.papers import PAPERS
 from segtutor.layers import DropPath, softmax_attention
 from segtutor.models.pspnet import PSPNet
 from segtutor.models.segformer import PRESETS, TRUNKS, EfficientAttention, MixTransformer, MLPDecoder, SegFormer
-from segtutor.papers import PAPERS
 from segtutor.weights import WeightsError, load_pretrained, transplant
 
 # Every number differs from its neighbours, so that a stage that reads another's setting shows.

@@ -8,8 +8,8 @@ import torchvision
 from contract import ModelContract, images, perturb_norms, seeded
 from torch import nn
 
+from segtutor.lab.papers import PAPERS
 from segtutor.models.segnet import PRESETS, SegNet, pool, unpool
-from segtutor.papers import PAPERS
 from segtutor.probe import count_flops, count_parameters
 from segtutor.weights import transplant
 

@@ -10,11 +10,11 @@ from contract import images, perturb_norms, seeded
 from torch import nn
 
 from segtutor import probe
-from segtutor.benchmark.swin import trunks
+from segtutor.lab.experiments.swin import trunks
+from segtutor.lab.papers import PAPERS
 from segtutor.layers import softmax_attention
 from segtutor.models import swin
 from segtutor.models.swin import PRESETS, Stage, SwinBlock, SwinTransformer, WindowAttention
-from segtutor.papers import PAPERS
 from segtutor.weights import load_pretrained, transplant
 
 FACTS = PAPERS["swin"].facts

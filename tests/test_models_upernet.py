@@ -9,9 +9,9 @@ from contract import AuxiliaryContract, ModelContract, images, perturb_norms, se
 from torch import nn
 
 from segtutor import probe
+from segtutor.lab.papers import PAPERS
 from segtutor.models import swin
 from segtutor.models.upernet import PRESETS, SwinUPerNet, UPerNetDecoder
-from segtutor.papers import PAPERS
 from segtutor.weights import load_pretrained, transplant
 
 CHANNELS = (6, 8, 10, 12)

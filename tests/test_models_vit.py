@@ -11,9 +11,9 @@ from contract import ModelContract, images, perturb_norms, seeded
 from torch import nn
 
 from segtutor import probe
+from segtutor.lab.papers import PAPERS
 from segtutor.models import vit
 from segtutor.models.vit import PRESETS, SelfAttention, ViT, ViTSegmenter, progressive_upsampling
-from segtutor.papers import PAPERS
 from segtutor.weights import load_pretrained, transplant
 
 SMALL = {"patch": 16, "image_size": 64, "width": 24, "depth": 2, "heads": 3}

@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 import segtutor
-from segtutor.papers import PAPERS
+from segtutor.lab.papers import PAPERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -265,7 +265,7 @@ def test_quoted_message_of_weights_of_another_network(tmp_path, monkeypatch):
     import timm
     from safetensors.torch import save_file
 
-    from segtutor.commands import train
+    from segtutor.runs import train
 
     monkeypatch.chdir(tmp_path)
     save_file(timm.create_model("resnet18").state_dict(), "resnet18.safetensors")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segtutor.papers import PAPERS, Fact, Paper
+from segtutor.lab.papers import PAPERS, Fact, Paper
 
 ROOT = Path(__file__).parents[1]
 KEYS = (

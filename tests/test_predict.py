@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from segtutor.predict import predict, save_labels, save_overlay
+from segtutor.inference import predict, save_labels, save_overlay
 
 SPEC = SimpleNamespace(
     classes=("dark", "light"), palette=((0, 0, 0), (250, 240, 0)), ignore_index=255, mean=(0.5,) * 3, std=(0.1,) * 3

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from segtutor import probe
+from segtutor.lab.source import show_source
 from segtutor.probe import (
     compare_speed,
     count_flops,
@@ -18,7 +19,6 @@ from segtutor.probe import (
     receptive_field,
     receptive_field_formula,
     shape_trace,
-    show_source,
     time_step,
 )
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from segtutor import benchmark, results
-from segtutor.benchmark import BenchmarkError, Experiment, Measurement
-from segtutor.results import MissingResult, ResultsError, Row, parse_row, read_file, read_rows, result
+from segtutor.lab import harness, results
+from segtutor.lab.harness import BenchmarkError, Experiment, Measurement
+from segtutor.lab.results import MissingResult, ResultsError, Row, parse_row, read_file, read_rows, result
 
 RECORD = {
     "id": "X-1/net/miou",
@@ -168,12 +168,12 @@ def test_rows_carry_their_provenance(tmp_path, capsys):
 
     unit = {"net/miou": "mIoU", "ms": "ms"}
     known = declare(measure, unit=unit, config={"steps": 3}, seeds=(4,))
-    assert benchmark.run(folder=tmp_path, experiments=known) == 0
+    assert harness.run(folder=tmp_path, experiments=known) == 0
     rows = {row.id: row for row in read_file(tmp_path / "x.json")}
     score, timing = rows["X-1/net/miou"], rows["X-1/net/ms"]
     assert (score.value, score.unit, score.seed, dict(score.config)) == (4.5, "mIoU", 4, {"steps": 3})
     assert (timing.value, timing.unit, timing.spread) == (7, "ms", (6.0, 9.0))
-    assert score.hardware == benchmark.hardware() and "thread" in score.hardware
+    assert score.hardware == harness.hardware() and "thread" in score.hardware
     assert score.python == ".".join(map(str, sys.version_info[:3])) and score.date.endswith("Z")
     printed = capsys.readouterr().out
     assert "half way" in printed and "X-1/net/miou = 4.5 mIoU" in printed
@@ -182,14 +182,14 @@ def test_rows_carry_their_provenance(tmp_path, capsys):
 def test_a_second_run_measures_only_what_is_missing(tmp_path, capsys):
     seen = []
     known = declare(lambda seed, quick, log: seen.append(seed) or seed)
-    benchmark.run(folder=tmp_path, experiments=known, seeds=[1])
-    benchmark.run(folder=tmp_path, experiments=known)
+    harness.run(folder=tmp_path, experiments=known, seeds=[1])
+    harness.run(folder=tmp_path, experiments=known)
     assert seen == [1, 0, 2]
-    benchmark.run(folder=tmp_path, experiments=known)
+    harness.run(folder=tmp_path, experiments=known)
     assert seen == [1, 0, 2] and "3 runs already measured" in capsys.readouterr().out
-    benchmark.run(folder=tmp_path, experiments=known, seeds=[2], again=True)
+    harness.run(folder=tmp_path, experiments=known, seeds=[2], again=True)
     assert seen[3:] == [2] and len(read_file(tmp_path / "x.json")) == 3
-    benchmark.run(folder=tmp_path, experiments=declare(known["X-1"].run, config={"steps": 5}), seeds=[0])
+    harness.run(folder=tmp_path, experiments=declare(known["X-1"].run, config={"steps": 5}), seeds=[0])
     assert seen[4:] == [0] and len(read_file(tmp_path / "x.json")) == 4
 
 
@@ -197,9 +197,9 @@ def test_rows_of_another_machine_stay(tmp_path):
     foreign = {"id": "X-1", "hardware": "somewhere else", "value": 42.0, "config": {}}
     write(tmp_path, foreign)
     for again in (False, True):
-        benchmark.run(folder=tmp_path, experiments=declare(lambda *_: 1.0, seeds=(0,)), again=again)
+        harness.run(folder=tmp_path, experiments=declare(lambda *_: 1.0, seeds=(0,)), again=again)
     rows = {row.hardware: row.value for row in read_file(tmp_path / "x.json")}
-    assert rows == {"somewhere else": 42.0, benchmark.hardware(): 1.0}
+    assert rows == {"somewhere else": 42.0, harness.hardware(): 1.0}
 
 
 def test_an_interruption_keeps_what_was_measured(tmp_path, capsys):
@@ -208,7 +208,7 @@ def test_an_interruption_keeps_what_was_measured(tmp_path, capsys):
             raise KeyboardInterrupt
         return 1.0
 
-    assert benchmark.run(folder=tmp_path, experiments=declare(measure)) == 130
+    assert harness.run(folder=tmp_path, experiments=declare(measure)) == 130
     assert [row.seed for row in read_file(tmp_path / "x.json")] == [0]
     assert "1 run kept" in capsys.readouterr().out
 
@@ -218,7 +218,7 @@ def test_a_failing_experiment_costs_only_itself(tmp_path, capsys):
         raise RuntimeError("no such layer")
 
     known = {**declare(broken, "A", seeds=(0,)), **declare(lambda *_: 1.0, "B", seeds=(0,))}
-    assert benchmark.run(folder=tmp_path, experiments=known) == 1
+    assert harness.run(folder=tmp_path, experiments=known) == 1
     assert [row.id for row in read_file(tmp_path / "x.json")] == ["B"]
     assert "A, seed 0 failed: no such layer" in capsys.readouterr().err
 
@@ -234,16 +234,16 @@ def test_a_failing_experiment_costs_only_itself(tmp_path, capsys):
 )
 def test_a_value_that_cannot_be_a_row_fails(tmp_path, capsys, returned, unit, words):
     known = declare(lambda *_: returned, unit=unit, seeds=(0,))
-    assert benchmark.run(folder=tmp_path, experiments=known) == 1
+    assert harness.run(folder=tmp_path, experiments=known) == 1
     assert words in capsys.readouterr().err and not (tmp_path / "x.json").exists()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch):
     write(tmp_path, {})
     before = (tmp_path / "x.json").read_bytes()
-    monkeypatch.setattr(benchmark.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(harness.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        benchmark.record([replace(parse_row(RECORD), seed=9)], tmp_path / "x.json")
+        harness.record([replace(parse_row(RECORD), seed=9)], tmp_path / "x.json")
     assert (tmp_path / "x.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
@@ -252,10 +252,10 @@ def test_two_writers_lose_nothing(tmp_path):
     code = (
         "import json, sys\n"
         "from dataclasses import replace\n"
-        "from segtutor import benchmark, results\n"
+        "from segtutor.lab import harness, results\n"
         f"row = results.parse_row(json.loads({json.dumps(json.dumps(RECORD))}))\n"
         "for n in range(20):\n"
-        "    benchmark.record([replace(row, seed=int(sys.argv[1]) + n)], sys.argv[2])\n"
+        "    harness.record([replace(row, seed=int(sys.argv[1]) + n)], sys.argv[2])\n"
     )
     target = str(tmp_path / "x.json")
     writers = [subprocess.Popen([sys.executable, "-c", code, start, target]) for start in ("0", "100")]
@@ -266,30 +266,30 @@ def test_two_writers_lose_nothing(tmp_path):
 def test_quick_rows_never_enter_the_package(tmp_path, capsys):
     seen = []
     known = declare(lambda seed, quick, log: seen.append(quick) or 1.0, seeds=(0,))
-    assert benchmark.run(quick=True, folder=tmp_path, experiments=known) == 0
+    assert harness.run(quick=True, folder=tmp_path, experiments=known) == 0
     (row,) = read_file(tmp_path / "x.json")
     assert seen == [True] and row.config == {"quick": True} and row.conditions.startswith("Quick run, not evidence")
     before = sorted(results.FOLDER.iterdir())
-    benchmark.run(quick=True, experiments=known)
+    harness.run(quick=True, experiments=known)
     assert sorted(results.FOLDER.iterdir()) == before and "segtutor-quick-" in capsys.readouterr().out
     with pytest.raises(BenchmarkError, match="never go into the package"):
-        benchmark.run(quick=True, folder=results.FOLDER, experiments=known)
+        harness.run(quick=True, folder=results.FOLDER, experiments=known)
 
 
 def test_progress_says_how_long_it_takes(tmp_path, capsys):
     slow = {"id": "X-1", "wall_seconds": 120.0, "hardware": "somewhere else"}
     write(tmp_path, slow)
-    benchmark.run(folder=tmp_path, experiments=declare(lambda *_: 1.0))
+    harness.run(folder=tmp_path, experiments=declare(lambda *_: 1.0))
     assert "[1/3] X-1, seed 0, about 6 min to go" in capsys.readouterr().out
 
 
 def test_selection_by_id_prefix_and_claim():
     known = {**declare(None, "table/fcn8s"), **declare(None, "table/unet"), **declare(None, "Z", claim="FCN-2")}
-    assert [e.id for e in benchmark.select(["table"], known)] == ["table/fcn8s", "table/unet"]
-    assert [e.id for e in benchmark.select(["FCN-2", "Z"], known)] == ["Z"]
-    assert len(benchmark.select([], known)) == 3
+    assert [e.id for e in harness.select(["table"], known)] == ["table/fcn8s", "table/unet"]
+    assert [e.id for e in harness.select(["FCN-2", "Z"], known)] == ["Z"]
+    assert len(harness.select([], known)) == 3
     with pytest.raises(BenchmarkError, match="'tab'; there are table/fcn8s"):
-        benchmark.select(["tab"], known)
+        harness.select(["tab"], known)
 
 
 def test_experiments_that_need_a_gpu_wait_for_it(tmp_path, capsys, monkeypatch):
@@ -297,19 +297,19 @@ def test_experiments_that_need_a_gpu_wait_for_it(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     known = declare(lambda *_: pytest.fail("ran"), device="cuda")
-    assert benchmark.run(folder=tmp_path, experiments=known) == 0
+    assert harness.run(folder=tmp_path, experiments=known) == 0
     assert "X-1 waits for a GPU" in capsys.readouterr().out
 
 
 def test_every_experiment_module_loads_and_names_real_claims():
-    from segtutor.claims import CLAIMS
+    from segtutor.lab.claims import CLAIMS
 
-    known = benchmark.load_experiments()
+    known = harness.load_experiments()
     ids = {claim.id for claim in CLAIMS}
     for entry in known.values():
         assert entry.claim is None or entry.claim in ids, f"{entry.id} names the claim {entry.claim}"
         assert entry.summary and entry.conditions and entry.seeds
-    assert "speed/import" in known and "speed/import" in benchmark.listing(known)
+    assert "speed/import" in known and "speed/import" in harness.listing(known)
 
 
 def git(folder, *arguments):
@@ -319,21 +319,21 @@ def git(folder, *arguments):
 
 def test_commit_is_dirty_only_for_changed_code(tmp_path, monkeypatch):
     package = tmp_path / "segtutor"
-    (package / "results").mkdir(parents=True)
+    (package / "lab" / "results").mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    (package / "results" / "x.json").write_text("{}")
-    monkeypatch.setattr(benchmark.segtutor, "__file__", str(package / "__init__.py"))
-    assert benchmark.commit() == f"unknown (package {benchmark.segtutor.__version__})"
+    (package / "lab" / "results" / "x.json").write_text("{}")
+    monkeypatch.setattr(harness.segtutor, "__file__", str(package / "__init__.py"))
+    assert harness.commit() == f"unknown (package {harness.segtutor.__version__})"
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "x")
-    clean = benchmark.commit()
+    clean = harness.commit()
     assert len(clean) == 12 and "-" not in clean
     (tmp_path / "README.md").write_text("changed")
-    (package / "results" / "x.json").write_text('{"rows": []}')
-    assert benchmark.commit() == clean
+    (package / "lab" / "results" / "x.json").write_text('{"rows": []}')
+    assert harness.commit() == clean
     (package / "new.py").write_text("")
-    assert benchmark.commit() == clean + "-dirty"
+    assert harness.commit() == clean + "-dirty"
 
 
 def test_a_package_inside_somebody_elses_checkout_has_no_commit(tmp_path, monkeypatch):
@@ -343,13 +343,13 @@ def test_a_package_inside_somebody_elses_checkout_has_no_commit(tmp_path, monkey
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "x")
-    monkeypatch.setattr(benchmark.segtutor, "__file__", str(package / "__init__.py"))
-    assert benchmark.commit().startswith("unknown")
-    assert str(benchmark.default_folder()) == "segtutor-results"
+    monkeypatch.setattr(harness.segtutor, "__file__", str(package / "__init__.py"))
+    assert harness.commit().startswith("unknown")
+    assert str(harness.default_folder()) == "segtutor-results"
 
 
 def test_reading_rows_needs_no_torch():
-    code = "import sys; from segtutor import claims, results; results.read_rows(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from segtutor.lab import claims, results; results.read_rows(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -365,9 +365,9 @@ def field_of(*layers, side=24):
     from torch import nn
 
     from segtutor import probe
-    from segtutor.benchmark import protocol
+    from segtutor.lab import protocols
 
-    return protocol.max_side(probe.receptive_field(nn.Sequential(*layers), (side, side)), side)
+    return protocols.max_side(probe.receptive_field(nn.Sequential(*layers), (side, side)), side)
 
 
 def test_field_of_a_local_network_is_its_longer_side():
@@ -379,10 +379,10 @@ def test_field_of_a_local_network_is_its_longer_side():
 def test_field_of_a_network_that_sees_everything_is_the_images_side():
     from torch import nn
 
-    from segtutor.benchmark import protocol
+    from segtutor.lab import protocols
 
     assert field_of(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 2, 1)) == 24
-    assert f"image of {protocol.FIELD}x{protocol.FIELD}, where {protocol.FIELD} means all" in protocol.CONDITIONS
+    assert f"image of {protocols.FIELD}x{protocols.FIELD}, where {protocols.FIELD} means all" in protocols.CONDITIONS
 
 
 def test_field_that_one_border_cuts_off_is_refused():
@@ -404,7 +404,7 @@ def clocked(monkeypatch, seconds):
     import torch
     from torch import nn
 
-    from segtutor.benchmark import speed
+    from segtutor.lab.experiments import speed
 
     class Side(nn.Module):
         def __init__(self, name, copies):
@@ -496,7 +496,7 @@ def test_networks_that_differ_are_not_timed(monkeypatch):
 
 
 def test_runs_in_turns_change_the_order_and_forget_the_first():
-    from segtutor.benchmark import speed
+    from segtutor.lab.experiments import speed
 
     calls = []
     runs = {name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}
@@ -507,7 +507,7 @@ def test_the_forward_pass_is_timed_in_evaluation_mode_and_the_step_as_the_model_
     import torch
     from torch import nn
 
-    from segtutor.benchmark import speed
+    from segtutor.lab.experiments import speed
 
     model, seen = nn.Conv2d(3, 2, 1).train(), []
     model.register_forward_hook(lambda layer, args, out: seen.append((layer.training, out.requires_grad)))
@@ -517,16 +517,16 @@ def test_the_forward_pass_is_timed_in_evaluation_mode_and_the_step_as_the_model_
 
 
 def test_each_size_is_an_experiment_and_larger_ones_choose_their_format_at_512(monkeypatch):
-    from segtutor.benchmark import speed
+    from segtutor.lab.experiments import speed
 
-    monkeypatch.setattr(benchmark, "EXPERIMENTS", {})
+    monkeypatch.setattr(harness, "EXPERIMENTS", {})
     asked = []
     monkeypatch.setattr(speed, "_sides", lambda build, names, side, device: build(side))
     monkeypatch.setattr(speed, "faster_formats", lambda models, side, *_: asked.append((models, side)) or {})
     monkeypatch.setattr(speed, "over_reference", lambda models, side, *rest: (models, side, rest[-2]))
     rounds = {128: (9, 5), 1024: (3, 2)}
     speed.rival_at_sizes("net", lambda side: f"built for {side}", "timm", "a net", "no dropout", rounds)
-    small, large = (benchmark.EXPERIMENTS[f"speed/net/{side}"] for side in (128, 1024))
+    small, large = (harness.EXPERIMENTS[f"speed/net/{side}"] for side in (128, 1024))
     assert small.run(0, False, print) == ("built for 128", 128, (9, 5))
     assert large.run(0, False, print) == ("built for 1024", 1024, (3, 2))
     assert asked == [("built for 128", 128), ("built for 512", 512)]

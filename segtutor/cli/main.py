@@ -1,0 +1,186 @@
+"""The command ``segtutor``. Each subcommand imports what it needs when it runs, so that ``--help`` is quick."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import segtutor
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0 for success, 1 when something was found wrong, 2 for a usage error, 130 when interrupted.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.run is None:
+        parser.print_help()
+        return 0
+    try:
+        for path in options.imports:
+            _import(path)
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        sys.stderr.close()
+        return 0
+    except (ValueError, LookupError, OSError, ImportError) as error:
+        print(f"segtutor: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="segtutor", description="Semantic segmentation, explained and proven.")
+    parser.add_argument("--version", action="version", version=f"segtutor {segtutor.__version__}")
+    parser.add_argument(
+        "--import", dest="imports", action="append", default=[], type=Path, metavar="FILE",
+        help="run a file of your own first, which registers backbones or heads",
+    )  # fmt: skip
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    check = commands.add_parser("check-data", help="look for what is wrong with images and masks")
+    check.add_argument("path", type=Path, help="a folder with images/ and masks/")
+    check.add_argument("--num-classes", type=int, default=None, help="how many classes the masks may hold")
+    check.set_defaults(run=_check_data)
+
+    models = commands.add_parser("models", help="list backbones and heads: cost, strides, licences, when to use which")
+    models.add_argument("names", nargs="*", metavar="NAME", help="backbones and heads to show; default: all")
+    models.set_defaults(run=_models)
+
+    train = commands.add_parser("train", help="from a configuration to a trained model")
+    source = train.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", help="a YAML file, a shipped configuration, or a model such as resnet18-fcn")
+    source.add_argument("--resume", type=Path, metavar="RUN", help="continue a run that was cut short")
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as model.backbone.depth=18")
+    train.add_argument("--out", type=Path, metavar="RUN", help="the folder to make; default: runs/CONFIG")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="score the model of a run")
+    evaluate.add_argument("folder", type=Path, metavar="RUN", help="a folder that train made")
+    evaluate.add_argument("--split", default=None, help="train, val or test; default: test where there is one")
+    evaluate.add_argument("--weights", choices=("best", "model"), help="default: the best, where they were kept")
+    evaluate.set_defaults(run=_evaluate)
+
+    predict = commands.add_parser("predict", help="label images with the model of a run")
+    predict.add_argument("folder", type=Path, metavar="RUN", help="a folder that train made")
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="where labels and overlays go")
+    predict.add_argument("--weights", choices=("best", "model"), help="default: the best, where they were kept")
+    predict.set_defaults(run=_predict)
+
+    bench = commands.add_parser("benchmark", help="measure the numbers that the book cites")
+    bench.add_argument("ids", nargs="*", metavar="ID", help="experiments, first parts of ids, or claims; default: all")
+    bench.add_argument("--list", action="store_true", help="list the experiments and what is measured")
+    bench.add_argument("--quick", action="store_true", help="a run of seconds, into a temporary folder")
+    bench.add_argument("--seeds", type=int, nargs="+", help="these seeds, in place of each experiment's own")
+    bench.add_argument("--results", type=Path, metavar="DIR", help="where the rows go")
+    bench.add_argument("--again", action="store_true", help="measure anew what this machine has measured")
+    bench.set_defaults(run=_benchmark)
+
+    claims = commands.add_parser("claims", help="show the ledger of claims, or write its page")
+    claims.add_argument("ids", nargs="*", metavar="ID", help="claims to show; default: all")
+    claims.add_argument("--write", action="store_true", help="write book/claims.md")
+    claims.set_defaults(run=_claims)
+
+    doctor = commands.add_parser(
+        "doctor", help="explain this environment: versions, device, weights, data, and what to do"
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _import(path: Path) -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or not path.is_file():
+        raise ValueError(f"--import {path}: there is no such Python file.")
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    from segtutor.data.check import check_path
+
+    if not options.path.exists():
+        raise ValueError(f"{options.path} does not exist; give the folder that holds the images and the masks.")
+    report = check_path(options.path, num_classes=options.num_classes)
+    print(report)
+    return 1 if report.problems else 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from segtutor import runs
+
+    if options.resume is None:
+        history = runs.train(options.config, options.overrides, out=options.out)
+    elif options.overrides or options.out is not None:
+        raise ValueError("--resume continues a run with its own configuration and folder: leave the other options out.")
+    else:
+        history = runs.resume(options.resume)
+    return 130 if history.interrupted else 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from segtutor import runs
+
+    runs.evaluate(options.folder, options.split, weights=options.weights)
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from segtutor import runs
+
+    written, refused = runs.predict(options.folder, options.images, options.out, weights=options.weights)
+    for sentence in refused:
+        print(f"segtutor: {sentence}", file=sys.stderr)
+    print(f"Wrote {len(written)} label files and overlays to {options.out}.")
+    return 1 if refused else 0
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    from segtutor.lab import harness
+
+    if options.list:
+        print(harness.listing())
+        return 0
+    return harness.run(
+        options.ids, quick=options.quick, seeds=options.seeds, folder=options.results, again=options.again
+    )
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from segtutor.lab import claims
+
+    if options.write:
+        path = claims.write()
+        print(f"Wrote {path.parent.name}/{path.name}.")
+        return 0
+    for claim in [claims.find(id) for id in options.ids] or claims.CLAIMS:
+        judged = claims.judge(claim)
+        print(f"{claim.id}: {claim.statement}\n  {judged.verdict}. {judged.sentence}".rstrip())
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from segtutor.cli import doctor
+
+    text, problems = doctor.report()
+    print(text)
+    return 1 if problems else 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from segtutor.cli import catalogue
+
+    print(catalogue.listing(options.names))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The experiments of the book, one file per chapter; `segtutor.lab.harness` finds them by themselves."""
