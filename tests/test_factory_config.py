@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from segtutor.factory import ConfigError, ModelConfig, create_head, create_model, heads
 from segtutor.factory.backbones import BACKBONES
-from segtutor.factory.config import Bounds, Count, nearest, parse, read_config, read_yaml, shipped_configs
+from segtutor.factory.config import Bounds, Count, parse, read_config, read_yaml, shipped_configs, suggest
 from segtutor.factory.create import parse_config
 
 GOOD = {"backbone": {"type": "resnet", "depth": 18}, "head": {"type": "fcn"}, "num_classes": 4}
@@ -83,9 +83,9 @@ def test_what_does_not_fit_is_named(section, says):
 
 def test_the_three_nearest_choices_are_named():
     names = ["fpn", "fcn", "jpu", "psp", "segformer"]
-    assert nearest("fcm", names) == "did you mean 'fcn', 'segformer' or 'fpn'?"
-    assert nearest(40, [18, 34, 50, 101, 152]) == "did you mean 34, 50 or 18?"
-    assert nearest("x", ["a"]) == "did you mean 'a'?" and nearest("x", []) == "nothing is possible here."
+    assert suggest("fcm", names) == "did you mean 'fcn', 'segformer' or 'fpn'?"
+    assert suggest(40, [18, 34, 50, 101, 152]) == "did you mean 34, 50 or 18?"
+    assert suggest("x", ["a"]) == "did you mean 'a'?" and suggest("x", []) == "nothing is possible here."
 
 
 def test_the_forms_of_a_configuration_mean_the_same(tmp_path):

@@ -12,7 +12,7 @@ import torch
 from segtutor import probe
 from segtutor.factory import create_backbone, create_model, list_heads
 from segtutor.factory.backbones import BACKBONES, list_backbone_names, list_backbone_uses
-from segtutor.factory.config import nearest, shipped_configs
+from segtutor.factory.config import shipped_configs, suggest
 from segtutor.factory.heads import HEADS
 
 SIZE, CLASSES, UNDER = (512, 512), 19, "resnet50"
@@ -102,7 +102,7 @@ def listing(names: Iterable[str] = ()) -> str:
     backbones, heads = list(list_backbone_names()), [name for name in list_heads() if ":" not in name]
     for name in names:
         if name not in (*backbones, *heads):
-            raise ValueError(f"there is no backbone or head '{name}'; {nearest(name, [*backbones, *heads])}")
+            raise ValueError(f"there is no backbone or head '{name}'; {suggest(name, [*backbones, *heads])}")
     lines = []
     shown = [name for name in backbones if not names or name in names]
     if shown:

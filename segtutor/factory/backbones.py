@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from segtutor.factory.config import ConfigError, nearest, parse, section_of, type_of
+from segtutor.factory.config import ConfigError, parse, section_of, suggest, type_of
 from segtutor.factory.switches import checkpoint_blocks, freeze, train_on_one_value
 from segtutor.factory.vovnet import STAGES, VoVNet
 from segtutor.layers import pad_to_multiple
@@ -582,7 +582,7 @@ def _timm_options(name: str, output_stride: int) -> dict[str, Any]:
     import timm
 
     if not timm.is_model(name):
-        raise ConfigError(f"backbone.name: timm has no '{name}'; {nearest(name, timm.list_models())}")
+        raise ConfigError(f"backbone.name: timm has no '{name}'; {suggest(name, timm.list_models())}")
     with torch.device("meta"):
         options = {"strict_img_size": False}  # of Swin and its kin; the others do not know it
         try:

@@ -34,7 +34,7 @@ class Bounds:
 
 
 Count = Annotated[int, Bounds(1, 8192)]  # channels, rates, classes
-Share = Annotated[float, Bounds(0, 0.99)]  # of activations that dropout takes away
+Probability = Annotated[float, Bounds(0, 0.99)]  # of activations that dropout takes away
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        known = nearest(path.stem, shipped_configs())
+        known = suggest(path.stem, shipped_configs())
         raise ConfigError(f"config: {path} could not be read ({error}); of the shipped ones, {known}") from None
     config = parse_yaml(text, f"config: {path}")
     if not isinstance(config, Mapping):
@@ -139,7 +139,7 @@ def read_config(source: Any) -> dict[str, Any]:
     )
 
 
-def nearest(name: Any, valid: Iterable[Any]) -> str:
+def suggest(name: Any, valid: Iterable[Any]) -> str:
     """Ask whether one of the three valid choices that are nearest to ``name`` was meant."""
     valid = list(valid)
     if isinstance(name, Real) and all(isinstance(choice, Real) for choice in valid):
@@ -181,7 +181,7 @@ def parse(build: Callable, section: Any, path: str, *, known: Iterable[str] = ()
     for key in section:
         if not isinstance(key, str) or key not in rules.keys() | known:
             shown = key if isinstance(key, str) and key.isprintable() else repr(key)
-            raise ConfigError(f"{prefix}{shown}: unknown key; {nearest(key, [*known, *rules])}")
+            raise ConfigError(f"{prefix}{shown}: unknown key; {suggest(key, [*known, *rules])}")
     settings = {}
     for key, rule in rules.items():
         if key in section:
@@ -203,7 +203,7 @@ def _check(value: Any, hint: Any, path: str) -> Any:
     if origin is Literal:
         if any(type(value) is type(choice) and value == choice for choice in parts):
             return value
-        raise ConfigError(f"{path}: {value!r} is not possible; {nearest(value, parts)}")
+        raise ConfigError(f"{path}: {value!r} is not possible; {suggest(value, parts)}")
     if origin in (typing.Union, types.UnionType):
         return _one_of(value, parts, path)
     if origin is tuple:
@@ -271,7 +271,7 @@ def type_of(section: Any, path: str, valid: Iterable[str]) -> str:
     """
     name = section.get("type") if isinstance(section, Mapping) else section
     if isinstance(section, Mapping) and "type" not in section:
-        raise ConfigError(f"{path}.type: missing; {nearest('', valid)}")
+        raise ConfigError(f"{path}.type: missing; {suggest('', valid)}")
     if not isinstance(name, str) or name not in valid:
-        raise ConfigError(f"{path}.type: {name!r} is unknown; {nearest(name, valid)}")
+        raise ConfigError(f"{path}.type: {name!r} is unknown; {suggest(name, valid)}")
     return name

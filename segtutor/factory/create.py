@@ -23,7 +23,7 @@ from segtutor.factory.backbones import (
     list_backbones,
     parse_backbone,
 )
-from segtutor.factory.config import ConfigError, Count, ModelConfig, nearest, parse, read_config, shipped_configs
+from segtutor.factory.config import ConfigError, Count, ModelConfig, parse, read_config, shipped_configs, suggest
 from segtutor.factory.heads import HEADS, HeadOutput, build_head, parse_head, register_head
 from segtutor.factory.heads.context import rates_at
 from segtutor.layers import BatchNorm2d, check_images, conv_norm_relu, resize
@@ -263,10 +263,10 @@ def expand(name: str) -> dict:
     if not dash or not backbone or not head:
         raise ConfigError(
             f"config: '{name}' is not of the form 'backbone-head', such as 'resnet18-fcn', and no shipped "
-            f"configuration; {nearest(name, [*shipped_configs(), *names])}"
+            f"configuration; {suggest(name, [*shipped_configs(), *names])}"
         )
     if backbone not in names:
-        raise ConfigError(f"config: '{backbone}' in '{name}' is no backbone; {nearest(backbone, names)}")
+        raise ConfigError(f"config: '{backbone}' in '{name}' is no backbone; {suggest(backbone, names)}")
     return {"backbone": names[backbone], "head": {"type": head}}
 
 

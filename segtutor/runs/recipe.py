@@ -19,11 +19,11 @@ from segtutor.factory.config import (
     ConfigError,
     Count,
     ModelConfig,
-    nearest,
     parse,
     parse_yaml,
     read_config,
     shipped_configs,
+    suggest,
 )
 from segtutor.factory.create import expand, parse_config
 from segtutor.runs.sources import open_data, parse_data
@@ -120,7 +120,7 @@ def read_recipe(source: Any, overrides: Iterable[str] = ()) -> Recipe:
         _override(config, override)
     for key in config:
         if key not in (*SECTIONS, "when"):
-            raise ConfigError(f"{key}: unknown key; {nearest(key, SECTIONS)}")
+            raise ConfigError(f"{key}: unknown key; {suggest(key, SECTIONS)}")
     if "model" not in config:
         raise ConfigError("model: missing; add a section such as model: {backbone: resnet18, head: fcn}.")
     schedule = _parse_schedule(config.get("schedule") or {})
@@ -149,7 +149,7 @@ def _override(config: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise ConfigError(f"{override}: an override has the form key=value, such as schedule.steps=50.")
     if keys[0] not in SECTIONS:
-        raise ConfigError(f"{path}: unknown key; {nearest(keys[0], SECTIONS)}")
+        raise ConfigError(f"{path}: unknown key; {suggest(keys[0], SECTIONS)}")
     section = config
     for key in keys[:-1]:
         inner = section.get(key)
@@ -166,10 +166,10 @@ def _parse_schedule(section: Any) -> Schedule:
     schedule = Schedule(**parse(Schedule, section, "schedule"))
     if isinstance(schedule.loss, dict):
         if not schedule.loss:
-            raise ConfigError(f"schedule.loss: names no loss; {nearest('', LOSSES)}")
+            raise ConfigError(f"schedule.loss: names no loss; {suggest('', LOSSES)}")
         for name, weight in schedule.loss.items():
             if name not in LOSSES:
-                raise ConfigError(f"schedule.loss.{name}: unknown key; {nearest(name, LOSSES)}")
+                raise ConfigError(f"schedule.loss.{name}: unknown key; {suggest(name, LOSSES)}")
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
                 raise ConfigError(f"schedule.loss.{name}: {weight!r} is no weight, expected a number from 0 up.")
     return schedule

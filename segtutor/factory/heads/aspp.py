@@ -10,7 +10,7 @@ Unlike the paper's network it takes c4 at any stride, and its rates go with it: 
 at 32.
 """
 
-from segtutor.factory.config import Count, Share
+from segtutor.factory.config import Count, Probability
 from segtutor.factory.heads import register_head
 from segtutor.factory.heads.context import ContextHead, rates_at
 from segtutor.layers import conv_norm_relu
@@ -49,7 +49,7 @@ class ASPPHead(ContextHead):
         rates: tuple[Count, ...] | None = None,
         low_level_dim: Count = 48,
         separable: bool = False,
-        dropout: Share = 0.1,
+        dropout: Probability = 0.1,
     ):
         convolution = separable_conv_norm_relu if separable else conv_norm_relu
         rates = rates_at(strides[3], rates)

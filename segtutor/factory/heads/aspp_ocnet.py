@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtutor.factory.config import Count, Share
+from segtutor.factory.config import Count, Probability
 from segtutor.factory.heads import register_head
 from segtutor.factory.heads.context import ContextHead, rates_at
 from segtutor.factory.heads.ocnet import SelfAttention
@@ -94,7 +94,7 @@ class ASPPOCNetHead(ContextHead):
         proj_dim: Count = 256,
         rates: tuple[Count, ...] | None = None,
         low_level_dim: Count = 48,
-        dropout: Share = 0.1,
+        dropout: Probability = 0.1,
     ):
         rates = rates_at(strides[3], rates)
         context = nn.Sequential(

@@ -11,7 +11,7 @@ It differs from the paper as `ultrafast_segformer` does, and has 64 channels.
 
 from typing import Literal
 
-from segtutor.factory.config import Count, Share
+from segtutor.factory.config import Count, Probability
 from segtutor.factory.heads import register_head
 from segtutor.factory.heads.ultrafast_segformer import UltrafastSegFormerHead
 
@@ -43,7 +43,7 @@ class ExtremelyFastSegFormerHead(UltrafastSegFormerHead):
         *,
         proj_dim: Count = 64,
         out_stride: Literal[4, 8] = 4,
-        dropout: Share = 0.1,
+        dropout: Probability = 0.1,
     ):
         settings = {"proj_dim": proj_dim, "out_stride": out_stride, "dropout": dropout}
         super().__init__(channels, strides, num_classes, **settings)

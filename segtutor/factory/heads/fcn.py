@@ -10,7 +10,7 @@ stride 8, where c4 is fine enough by itself.
 from torch import nn
 
 from segtutor.factory.backbones import Features
-from segtutor.factory.config import Count, Share
+from segtutor.factory.config import Count, Probability
 from segtutor.factory.heads import HeadOutput, register_head
 from segtutor.layers import conv_norm_relu
 
@@ -34,7 +34,7 @@ class FCNHead(nn.Module):
     in_strides, out_stride = (32,), 32
     when = "The baseline that a better head must beat; on a backbone dilated to stride 8, a fair one."
 
-    def __init__(self, channels, strides, num_classes, *, proj_dim: Count | None = None, dropout: Share = 0.1):
+    def __init__(self, channels, strides, num_classes, *, proj_dim: Count | None = None, dropout: Probability = 0.1):
         super().__init__()
         proj_dim = max(1, channels[3] // 4) if proj_dim is None else proj_dim
         self.project = conv_norm_relu(channels[3], proj_dim)

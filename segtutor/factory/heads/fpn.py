@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtutor.factory.backbones import Features
-from segtutor.factory.config import Bounds, Count, Share
+from segtutor.factory.config import Bounds, Count, Probability
 from segtutor.factory.heads import HeadOutput, register_head
 from segtutor.layers import resize
 
@@ -88,7 +88,7 @@ class FPNHead(nn.Module):
         *,
         proj_dim: Annotated[int, Bounds(2, 8192)] = 128,
         pyramid_dim: Count = 256,
-        dropout: Share = 0.1,
+        dropout: Probability = 0.1,
     ):
         super().__init__()
         self.pyramid = FeaturePyramid(channels, pyramid_dim)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from segtutor.factory.backbones import Features
-from segtutor.factory.config import ConfigError, Count, Share
+from segtutor.factory.config import ConfigError, Count, Probability
 from segtutor.factory.heads import HeadOutput, register_head
 from segtutor.layers import BatchNorm2d, conv_norm_relu, resize
 
@@ -92,7 +92,7 @@ class JPUHead(nn.Module):
         *,
         proj_dim: Count = 512,
         out_stride: Literal[4, 8] = 4,
-        dropout: Share = 0.1,
+        dropout: Probability = 0.1,
     ):
         if tuple(strides[1:]) != (8, 16, 32):
             raise ConfigError(

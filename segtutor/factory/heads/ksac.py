@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtutor.factory.config import ConfigError, Count, Share
+from segtutor.factory.config import ConfigError, Count, Probability
 from segtutor.factory.heads import register_head
 from segtutor.factory.heads.context import ContextHead, rates_at
 from segtutor.layers import BatchNorm2d, conv_norm_relu, resize
@@ -99,7 +99,7 @@ class KSACHead(ContextHead):
         rates: tuple[Count, ...] | None = None,
         fusion: Literal["sum", "concat"] = "sum",
         low_level_dim: Count = 48,
-        dropout: Share = 0.1,
+        dropout: Probability = 0.1,
     ):
         rates = rates_at(strides[3], rates)
         if not rates:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from segtutor.factory.backbones import Features
-from segtutor.factory.config import Count, Share
+from segtutor.factory.config import Count, Probability
 from segtutor.factory.heads import HeadOutput, register_head
 from segtutor.layers import attention, conv_norm_relu, resize, softmax_attention
 
@@ -86,7 +86,7 @@ class OCNetHead(nn.Module):
         *,
         proj_dim: Count = 512,
         key_dim: Count | None = None,
-        dropout: Share = 0.05,
+        dropout: Probability = 0.05,
     ):
         super().__init__()
         key_dim = max(1, proj_dim // 2) if key_dim is None else key_dim

@@ -11,7 +11,7 @@ Unlike the paper's network it takes c4 at any stride.
 from torch import nn
 
 from segtutor.factory.backbones import Features
-from segtutor.factory.config import Count, Share
+from segtutor.factory.config import Count, Probability
 from segtutor.factory.heads import HeadOutput, register_head
 from segtutor.layers import conv_norm_relu
 from segtutor.models.pspnet import PyramidPooling
@@ -45,7 +45,7 @@ class PSPHead(nn.Module):
         *,
         proj_dim: Count = 512,
         bins: tuple[Count, ...] = (1, 2, 3, 6),
-        dropout: Share = 0.1,
+        dropout: Probability = 0.1,
     ):
         super().__init__()
         self.pyramid = PyramidPooling(channels[3], max(1, channels[3] // max(1, len(bins))), bins)

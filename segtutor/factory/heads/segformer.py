@@ -12,7 +12,7 @@ sum in another order. ``paper_order: true`` is the order of the paper, at five t
 from torch import nn
 
 from segtutor.factory.backbones import Features
-from segtutor.factory.config import Count, Share
+from segtutor.factory.config import Count, Probability
 from segtutor.factory.heads import HeadOutput, register_head
 from segtutor.models.segformer import MLPDecoder
 
@@ -46,7 +46,7 @@ class SegFormerHead(nn.Module):
         *,
         proj_dim: Count = 256,
         paper_order: bool = False,
-        dropout: Share = 0.1,
+        dropout: Probability = 0.1,
     ):
         super().__init__()
         self.decoder = MLPDecoder(channels, proj_dim, dropout)

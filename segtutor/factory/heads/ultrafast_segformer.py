@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtutor.factory.backbones import Features
-from segtutor.factory.config import Count, Share
+from segtutor.factory.config import Count, Probability
 from segtutor.factory.heads import HeadOutput, register_head
 from segtutor.layers import BatchNorm2d, resize
 
@@ -87,7 +87,7 @@ class UltrafastSegFormerHead(nn.Module):
         *,
         proj_dim: Count = 128,
         out_stride: Literal[4, 8] = 4,
-        dropout: Share = 0.1,
+        dropout: Probability = 0.1,
     ):
         super().__init__()
         self.out_stride = out_stride

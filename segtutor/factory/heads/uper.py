@@ -11,7 +11,7 @@ It differs from the paper as the decoder's ledger says; as elsewhere, dropout st
 from torch import nn
 
 from segtutor.factory.backbones import Features
-from segtutor.factory.config import Count, Share
+from segtutor.factory.config import Count, Probability
 from segtutor.factory.heads import HeadOutput, register_head
 from segtutor.models.upernet import UPerNetDecoder
 
@@ -44,7 +44,7 @@ class UPerHead(nn.Module):
         *,
         proj_dim: Count = 512,
         bins: tuple[Count, ...] = (1, 2, 3, 6),
-        dropout: Share = 0.1,
+        dropout: Probability = 0.1,
     ):
         super().__init__()
         self.decoder = UPerNetDecoder(channels, proj_dim, bins)
