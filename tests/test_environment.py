@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
+import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -18,6 +22,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+TEMPLATES = ROOT / ".github" / "ISSUE_TEMPLATE"
 
 needs_toml = pytest.mark.skipif(tomllib is None, reason="tomllib arrived with Python 3.11")
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -40,6 +45,20 @@ def pinned() -> dict[str, list[Requirement]]:
         requirement = Requirement(line)
         found.setdefault(requirement.name, []).append(requirement)
     return found
+
+
+def tool(name: str) -> ModuleType:
+    """A program of ``tools/`` as a module."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def recipe(target: str) -> list[str]:
+    """The commands of a target of the Makefile, as they are typed."""
+    [lines] = re.findall(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    return [line.strip().replace("$(BIN)", ".venv/bin") for line in lines.splitlines()]
 
 
 def makefile_targets() -> set[str]:
@@ -88,7 +107,7 @@ def test_one_version():
 
 
 def test_there_are_workflows():
-    assert {path.stem for path in WORKFLOWS} == {"ci", "gpu", "colab", "links", "publish"}
+    assert {path.stem for path in WORKFLOWS} == {"ci", "gpu", "colab", "links", "publish", "release"}
 
 
 @each_workflow
@@ -99,6 +118,7 @@ def test_workflow_is_well_formed(path):
         assert job["runs-on"] and job["timeout-minutes"] <= 120
         for step in job["steps"]:
             assert ("uses" in step) != ("run" in step)
+            assert re.fullmatch(r"[\w-]+/[\w/-]+@[\w./-]+", step.get("uses", "actions/checkout@v4")), step
 
 
 @each_workflow
@@ -113,3 +133,74 @@ def test_every_target_of_the_help_exists():
     first = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()[1]
     named = set(re.findall(r"[a-z][a-z-]+", first.removeprefix("#   make")))
     assert named <= makefile_targets() and {"book", "test", "lint", "clean", "serve"} <= named
+
+
+def test_hooks_before_a_commit_are_what_lint_runs():
+    configured = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    [repository] = configured["repos"]
+    assert repository["repo"] == "local", "a remote repository of hooks has to be fetched, and has versions of its own"
+    assert {hook["language"] for hook in repository["hooks"]} == {"system"}
+    assert [hook["entry"] for hook in repository["hooks"]] == recipe("lint")
+
+
+def test_devcontainer_prepares_make_test():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    [target] = re.fullmatch(r"make ([a-z-]+)", container["onCreateCommand"]).groups()
+    assert target in makefile_targets()
+    version = re.search(r"python:(\d+)\.(\d+)$", container["image"]).groups()
+    assert tuple(map(int, version)) >= (3, 11), "the Makefile asks for Python 3.11"
+    assert container["containerEnv"]["TORCH_BACKEND"] == "cpu"
+    interpreter = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    assert interpreter.endswith(recipe("lint")[0].split()[0])
+
+
+def test_issue_forms_are_forms():
+    forms = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in TEMPLATES.glob("*.yml")}
+    assert forms.pop("config")["contact_links"]
+    assert set(forms) == {"bug", "question", "correction"}
+    for form in forms.values():
+        assert form["name"] and form["description"] and form["labels"]
+        identifiers = [field["id"] for field in form["body"]]
+        assert identifiers and len(identifiers) == len(set(identifiers))
+        for field in form["body"]:
+            assert field["type"] in {"input", "textarea"} and field["attributes"]["label"]
+            assert field["validations"]["required"], f"{field['id']}: what nobody has to fill in, nobody does"
+    text = (ROOT / ".github" / "pull_request_template.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= makefile_targets()
+
+
+def test_release_builds_checks_and_publishes_without_a_token():
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    jobs = yaml.safe_load(text)["jobs"]
+    assert "python tools/release.py" in text and "python -m build" in text and "secrets." not in text
+    assert jobs["publish"]["needs"] == "build" and jobs["publish"]["permissions"] == {"id-token": "write"}
+    assert jobs["publish"]["steps"][-1]["uses"].startswith("pypa/gh-action-pypi-publish@")
+    assert "permissions" not in jobs["build"], "what builds may not publish"
+
+
+@pytest.mark.parametrize("behind", ["segtutor/__init__.py", "CITATION.cff", "README.md", "CHANGELOG.md"])
+def test_release_is_refused_where_a_file_is_behind(tmp_path, behind):
+    import segtutor
+
+    release, version = tool("release"), segtutor.__version__
+    for name in release.PLACES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    changes = (tmp_path / "CHANGELOG.md").read_text(encoding="utf-8")
+    (tmp_path / "CHANGELOG.md").write_text(re.sub(r"^## Unreleased.*?(?=^## )", "", changes, flags=re.M | re.S))
+    assert release.problems(f"v{version}", tmp_path) == []
+    text = (tmp_path / behind).read_text(encoding="utf-8")
+    (tmp_path / behind).write_text(text.replace(version, "0.0.9"))
+    [problem] = release.problems(f"v{version}", tmp_path)
+    assert problem.startswith(f"{behind} has version 0.0.9")
+
+
+def test_release_is_refused_with_a_wrong_tag_or_an_open_changelog(tmp_path):
+    release = tool("release")
+    assert "is not a version" in release.problems("latest")[0]
+    for name in release.PLACES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    changes = (tmp_path / "CHANGELOG.md").read_text(encoding="utf-8")
+    (tmp_path / "CHANGELOG.md").write_text("## Unreleased\n\n" + changes)
+    assert any("unreleased part" in problem for problem in release.problems("v0.1.0", tmp_path))

@@ -52,7 +52,7 @@ def test_every_page_is_in_the_table_of_contents_once():
 
 def test_readme_and_index_show_every_chapter_and_no_other():
     chapters = {name for name in toc() if name.startswith("notebooks/")}
-    assert set(re.findall(r"\((notebooks/\w+)\.ipynb\)", page("README.md"))) == chapters
+    assert set(re.findall(r"/blob/main/(notebooks/\w+)\.ipynb\)", page("README.md"))) == chapters
     assert set(re.findall(r":link: \.\./(notebooks/\w+)", page("book/index.md"))) == chapters
 
 

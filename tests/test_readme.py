@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,11 +50,29 @@ def test_colab_cell_is_python_and_its_imports_exist(block):
                 importlib.import_module(alias.name)
 
 
+def links(text: str) -> list[str]:
+    """Where the links and pictures of a Markdown text lead."""
+    return re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)", text, re.M)
+
+
+def test_links_of_the_readme_work_on_its_package_page():
+    """A relative link is a dead one there; an absolute one names a file that is here."""
+    address = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
+    own = re.compile(re.escape(address) + "/(?:blob|raw)/main/(.+)")
+    inside = []
+    for link in links(README):
+        assert link.startswith("https://"), f"README.md links to {link}: write the whole address"
+        if found := own.fullmatch(link):
+            assert (ROOT / found.group(1)).exists(), f"README.md links to {link}"
+            inside.append(found.group(1))
+    assert {"CONTRIBUTING.md", "LICENSE", "book/images/overview.png"} <= set(inside)
+
+
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_targets_and_files_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     typed = re.findall(r"(?:^|`|&& |=\w+ )make ([a-z][a-z-]*)", text, re.M)
     assert typed and set(typed) <= targets
-    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
-        assert (ROOT / link).exists(), f"{document} links to {link}"
+    for link in links(text):
+        assert link.startswith(("https://", "#")) or (ROOT / link).exists(), f"{document} links to {link}"
