@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -368,3 +369,88 @@ def test_a_checked_cell_that_never_ran_is_found(tmp_path):
     path.write_text(tools.text(nbformat.from_dict(notebook)), encoding="utf-8")
     [problem] = tools.problems(path)
     assert "without a stored output" in problem
+
+
+CHAPTER = """\
+---
+kernelspec:
+  name: python3
+---
++++ {"tags": ["part-card"]}
+
+# A chapter
+
+```bash
+not a cell
+```
+
+```{code-cell} ipython3
+:tags: [nbval-check-output]
+
+print(6 * 7)
+```
+
+Words between.
+
+```{code-cell} ipython3
+---
+tags: [solution]
+mystnb:
+  figure:
+    caption: What it shows.
+---
+assert 6 * 7 == 42
+```
+"""
+
+
+def test_a_chapter_in_markdown_becomes_a_notebook(tmp_path):
+    pytest.importorskip("myst_nb", reason="comes with the extra `book`")
+    source, target = tmp_path / "chapter.md", tmp_path / "chapter.ipynb"
+    source.write_text(CHAPTER, encoding="utf-8")
+    assert tools.main(["convert", str(source), str(target)]) == 0
+    first, install, *middle, last = load(target)
+    assert first.cell_type == "markdown" and tags(first) == ["part-card"] and "not a cell" in first.source
+    assert tags(install) == tools.COLAB_TAGS
+    assert [cell.source for cell in middle] == ["print(6 * 7)", "Words between."]
+    assert last.metadata.mystnb.figure.caption == "What it shows." and tags(last) == ["solution"]
+    # Stored outputs survive a change of words, and go with a change of the code
+    notebook = tools.read(target)
+    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", name="stdout", text="42\n")]
+    notebook.cells[2].execution_count = 1
+    target.write_text(tools.text(notebook), encoding="utf-8")
+    source.write_text(CHAPTER.replace("Words between", "Better words"), encoding="utf-8")
+    tools.convert(source, target)
+    assert load(target)[2].outputs[0].text == "42\n" and load(target)[3].source == "Better words."
+    source.write_text(CHAPTER.replace("6 * 7)", "7 * 6)"), encoding="utf-8")
+    tools.convert(source, target)
+    assert load(target)[2].outputs == []
+
+
+def test_a_chapter_with_unreadable_options_is_named(tmp_path):
+    pytest.importorskip("myst_nb", reason="comes with the extra `book`")
+    source = tmp_path / "chapter.md"
+    source.write_text("+++ {tags: part-card\n\nWords.\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"chapter\.md: "):
+        tools.convert(source, tmp_path / "chapter.ipynb")
+    assert not (tmp_path / "chapter.ipynb").exists()
+
+
+@pytest.mark.parametrize("path", CHAPTERS[3:4], ids=lambda path: path.stem)
+def test_a_chapter_keeps_its_cells_through_markdown(path, tmp_path):
+    """What the reader of the book makes of a chapter's text is the chapter."""
+    pytest.importorskip("myst_nb", reason="comes with the extra `book`")
+    parts = []
+    for cell in load(path):
+        about = json.dumps(dict(cell.metadata))
+        body = cell.source if cell.cell_type == "markdown" else f"````{{code-cell}} ipython3\n{cell.source}\n````"
+        if cell.cell_type == "code" and cell.metadata:
+            body = body.replace("ipython3\n", f"ipython3\n---\n{about}\n---\n", 1)
+            about = ""
+        parts.append(f"+++ {about}\n\n{body}\n")
+    source, target = tmp_path / "chapter.md", tmp_path / "chapter.ipynb"
+    source.write_text("\n".join(parts), encoding="utf-8")
+    tools.convert(source, target)
+    assert [(cell.id, dict(cell.metadata)) for cell in load(target)] == [
+        (cell.id, dict(cell.metadata)) for cell in load(path)
+    ]

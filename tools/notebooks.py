@@ -3,7 +3,7 @@
     python tools/notebooks.py normalise [PATH ...]       one form: stable ids, no outputs but those of checked cells
     python tools/notebooks.py check [PATH ...]           says what is not in that form, and exits 1
     python tools/notebooks.py store [PATH ...]           runs the notebooks and stores the outputs of checked cells
-    python tools/notebooks.py convert CHAPTER.md OUT.ipynb   from MyST Markdown (needs jupytext), then normalises
+    python tools/notebooks.py convert CHAPTER.md OUT.ipynb   from MyST Markdown, as the book reads it, then normalises
 
 Without a PATH, every notebook in notebooks/ is meant. A *checked cell* is one tagged ``nbval-check-output``: the test
 suite runs it again and compares what it prints with what is stored. It is the only kind of cell whose output is kept.
@@ -176,11 +176,12 @@ def store(path: Path) -> int:
 
 def convert(source: Path, target: Path) -> None:
     """Writes the MyST Markdown chapter ``source`` as the notebook ``target``; unchanged cells keep their outputs."""
+    from myst_nb.core.read import MystMetadataParsingError, read_myst_markdown_notebook
+
     try:
-        import jupytext
-    except ImportError as error:
-        raise SystemExit("convert needs jupytext: install it, or write the notebook in Jupyter") from error
-    notebook = normalised(jupytext.read(source, fmt="md:myst"))
+        notebook = normalised(read_myst_markdown_notebook(source.read_text(encoding="utf-8")))
+    except MystMetadataParsingError as error:
+        raise SystemExit(f"{source}: {error}") from error
     known = {}
     if target.exists():
         known = {cell.source: cell for cell in read(target).cells if cell.cell_type == "code" and cell.outputs}
