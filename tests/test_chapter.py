@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from segtutor.lab import chapter, protocols, results
+from segtutor.lab import chapter, results
 from segtutor.lab.papers import PAPERS
+from segtutor.lab.protocols import running_table
 
 # What every row holds beside its id, seed and value.
 RECORD = {
@@ -289,7 +290,9 @@ def test_speed_table_shows_every_size_in_order(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("side", "cell"), [(protocols.FIELD, "whole image"), (protocols.FIELD - 1, f"{protocols.FIELD - 1}")], ids=str
+    ("side", "cell"),
+    [(running_table.FIELD, "whole image"), (running_table.FIELD - 1, f"{running_table.FIELD - 1}")],
+    ids=str,
 )
 def test_running_table_says_where_a_network_sees_everything(rows, monkeypatch, side, cell):
     measured = dataclasses.replace(chapter.result("table/fcn8s/flops"), value=side)

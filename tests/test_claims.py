@@ -147,10 +147,10 @@ def test_unknown_claim_is_named():
 
 def test_the_matrix_of_the_factory_has_all_backbones_and_heads():
     from segtutor.factory.backbones import list_backbone_names
-    from segtutor.lab.experiments import compatibility
+    from segtutor.lab.experiments import factory
 
     assert set(claims.BACKBONES) == set(list_backbone_names()) and len(claims.BACKBONES) == 23
-    assert len(compatibility.HEADS) == 12
+    assert len(factory.HEADS) == 12
     for name in claims.BACKBONES:
-        for head in compatibility.HEADS:
+        for head in factory.HEADS:
             assert results.result(f"FAC-1/{name}/{head}").value > 0

@@ -64,8 +64,8 @@ def test_check_data_exits_1_on_problems(tmp_path, capsys, value, code):
 def test_benchmark_passes_its_options_on(monkeypatch, tmp_path):
     asked = {}
     monkeypatch.setattr(harness, "run", lambda ids, **options: asked.update(options, ids=ids) or 0)
-    cli.main(["benchmark", "FCN-2", "LOSS-1", "--quick", "--seeds", "0", "3", "--results", str(tmp_path), "--again"])
-    assert asked == {"ids": ["FCN-2", "LOSS-1"], "quick": True, "seeds": [0, 3], "folder": tmp_path, "again": True}
+    cli.main(["benchmark", "FCN-2", "LOSS-1", "--quick", "--seeds", "0", "3", "--results", str(tmp_path), "--rerun"])
+    assert asked == {"ids": ["FCN-2", "LOSS-1"], "quick": True, "seeds": [0, 3], "folder": tmp_path, "rerun": True}
 
 
 def test_benchmark_lists_experiments(capsys):
@@ -86,9 +86,7 @@ def test_claims_are_shown_and_written(capsys, monkeypatch, tmp_path):
 
 
 def test_claims_cannot_be_written_without_the_book(capsys, monkeypatch, tmp_path):
-    from segtutor.lab import claims
-
-    monkeypatch.setattr(claims, "__file__", str(tmp_path / "segtutor" / "claims.py"))
+    monkeypatch.setattr(segtutor, "__file__", str(tmp_path / "segtutor" / "__init__.py"))
     assert cli.main(["claims", "--write"]) == 2
     assert "book is not beside the package" in capsys.readouterr().err
 

@@ -1,15 +1,19 @@
 """Measured rows: the schema, the one reader, and the runner that writes them."""
 
+import ast
 import json
 import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
+import segtutor
 from segtutor.lab import harness, results
-from segtutor.lab.harness import BenchmarkError, Experiment, Measurement
+from segtutor.lab.harness import BenchmarkError, Experiment, Measurement, registry, runner, stopwatch
+from segtutor.lab.protocols import reference_speed, running_table
 from segtutor.lab.results import MissingResult, ResultsError, Row, parse_row, read_file, read_rows, result
 
 RECORD = {
@@ -187,7 +191,7 @@ def test_a_second_run_measures_only_what_is_missing(tmp_path, capsys):
     assert seen == [1, 0, 2]
     harness.run(folder=tmp_path, experiments=known)
     assert seen == [1, 0, 2] and "3 runs already measured" in capsys.readouterr().out
-    harness.run(folder=tmp_path, experiments=known, seeds=[2], again=True)
+    harness.run(folder=tmp_path, experiments=known, seeds=[2], rerun=True)
     assert seen[3:] == [2] and len(read_file(tmp_path / "x.json")) == 3
     harness.run(folder=tmp_path, experiments=declare(known["X-1"].run, config={"steps": 5}), seeds=[0])
     assert seen[4:] == [0] and len(read_file(tmp_path / "x.json")) == 4
@@ -196,8 +200,8 @@ def test_a_second_run_measures_only_what_is_missing(tmp_path, capsys):
 def test_rows_of_another_machine_stay(tmp_path):
     foreign = {"id": "X-1", "hardware": "somewhere else", "value": 42.0, "config": {}}
     write(tmp_path, foreign)
-    for again in (False, True):
-        harness.run(folder=tmp_path, experiments=declare(lambda *_: 1.0, seeds=(0,)), again=again)
+    for rerun in (False, True):
+        harness.run(folder=tmp_path, experiments=declare(lambda *_: 1.0, seeds=(0,)), rerun=rerun)
     rows = {row.hardware: row.value for row in read_file(tmp_path / "x.json")}
     assert rows == {"somewhere else": 42.0, harness.hardware(): 1.0}
 
@@ -241,7 +245,7 @@ def test_a_value_that_cannot_be_a_row_fails(tmp_path, capsys, returned, unit, wo
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch):
     write(tmp_path, {})
     before = (tmp_path / "x.json").read_bytes()
-    monkeypatch.setattr(harness.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(runner.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         harness.record([replace(parse_row(RECORD), seed=9)], tmp_path / "x.json")
     assert (tmp_path / "x.json").read_bytes() == before
@@ -322,8 +326,8 @@ def test_commit_is_dirty_only_for_changed_code(tmp_path, monkeypatch):
     (package / "lab" / "results").mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "lab" / "results" / "x.json").write_text("{}")
-    monkeypatch.setattr(harness.segtutor, "__file__", str(package / "__init__.py"))
-    assert harness.commit() == f"unknown (package {harness.segtutor.__version__})"
+    monkeypatch.setattr(segtutor, "__file__", str(package / "__init__.py"))
+    assert harness.commit() == f"unknown (package {segtutor.__version__})"
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "x")
@@ -343,7 +347,7 @@ def test_a_package_inside_somebody_elses_checkout_has_no_commit(tmp_path, monkey
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "x")
-    monkeypatch.setattr(harness.segtutor, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(segtutor, "__file__", str(package / "__init__.py"))
     assert harness.commit().startswith("unknown")
     assert str(harness.default_folder()) == "segtutor-results"
 
@@ -365,9 +369,8 @@ def field_of(*layers, side=24):
     from torch import nn
 
     from segtutor import probe
-    from segtutor.lab import protocols
 
-    return protocols.max_side(probe.receptive_field(nn.Sequential(*layers), (side, side)), side)
+    return running_table.longer_side(probe.receptive_field(nn.Sequential(*layers), (side, side)), side)
 
 
 def test_field_of_a_local_network_is_its_longer_side():
@@ -379,10 +382,9 @@ def test_field_of_a_local_network_is_its_longer_side():
 def test_field_of_a_network_that_sees_everything_is_the_images_side():
     from torch import nn
 
-    from segtutor.lab import protocols
-
     assert field_of(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 2, 1)) == 24
-    assert f"image of {protocols.FIELD}x{protocols.FIELD}, where {protocols.FIELD} means all" in protocols.CONDITIONS
+    side = running_table.FIELD
+    assert f"image of {side}x{side}, where {side} means all" in running_table.CONDITIONS
 
 
 def test_field_that_one_border_cuts_off_is_refused():
@@ -403,8 +405,6 @@ def clocked(monkeypatch, seconds):
     """
     import torch
     from torch import nn
-
-    from segtutor.lab.experiments import speed
 
     class Side(nn.Module):
         def __init__(self, name, copies):
@@ -430,11 +430,11 @@ def clocked(monkeypatch, seconds):
 
         return make
 
-    monkeypatch.setattr(speed, "forward_seconds", clock("forward"))
-    monkeypatch.setattr(speed, "step_seconds", clock("step"))
+    monkeypatch.setattr(stopwatch, "forward_seconds", clock("forward"))
+    monkeypatch.setattr(stopwatch, "step_seconds", clock("step"))
     ours, theirs = Side("ours", 1), Side("theirs", 8)
     theirs.layer.load_state_dict(ours.layer.state_dict())
-    return speed, {"ours": ours, "theirs": theirs}, runs
+    return {"ours": ours, "theirs": theirs}, runs
 
 
 def test_the_faster_memory_format_is_that_of_the_second_run(monkeypatch):
@@ -443,9 +443,9 @@ def test_the_faster_memory_format_is_that_of_the_second_run(monkeypatch):
     def seconds(kind, name, layout, number):
         return 9 - number if (layout == torch.channels_last) == (name == "ours") else 5 + 4 * number
 
-    speed, models, _ = clocked(monkeypatch, seconds)
+    models, _ = clocked(monkeypatch, seconds)
     plain, last = torch.contiguous_format, torch.channels_last
-    chosen = speed.faster_formats(models, 16, "cpu", None)
+    chosen = stopwatch.faster_formats(models, 16, "cpu", None)
     assert chosen == {("forward", "ours"): last, ("step", "ours"): last} | {
         ("forward", "theirs"): plain, ("step", "theirs"): plain,
     }  # fmt: skip
@@ -459,10 +459,10 @@ def test_a_networks_time_and_memory_are_over_the_references(monkeypatch):
     def seconds(kind, name, layout, number):
         return 5.0 if number == 0 else (0.25 if name == "ours" else 1.0) * (2 if kind == "step" else 1)
 
-    speed, models, runs = clocked(monkeypatch, seconds)
+    models, runs = clocked(monkeypatch, seconds)
     formats = {(kind, name): torch.channels_last for kind in ("forward", "step") for name in models}
     lines = []
-    values = speed.over_reference(models, 16, "cpu", None, formats, (2, 3), lines.append)
+    values = stopwatch.compare_at_size(models, 16, "cpu", None, formats, (2, 3), lines.append)
     for kind, factor in (("forward", 1), ("step", 2)):
         assert values[kind] == Measurement(0.25, (0.25, 0.25)), "warming up does not count"
         assert values[f"{kind}_ms_ours"] == Measurement(250 * factor, (250 * factor,) * 2)
@@ -478,55 +478,70 @@ def test_a_networks_time_and_memory_are_over_the_references(monkeypatch):
 def test_the_caller_chooses_the_mode_of_the_backward_pass(monkeypatch):
     import torch
 
-    speed, models, runs = clocked(monkeypatch, lambda *_: 1.0)
+    models, runs = clocked(monkeypatch, lambda *_: 1.0)
     formats = {(kind, name): torch.contiguous_format for kind in ("forward", "step") for name in models}
-    speed.over_reference(models, 8, "cpu", torch.nn.Module.eval, formats, (1, 1), lambda line: None)
+    stopwatch.compare_at_size(models, 8, "cpu", torch.nn.Module.eval, formats, (1, 1), lambda line: None)
     assert {training for *_, training in runs} == {False}
 
 
 def test_networks_that_differ_are_not_timed(monkeypatch):
     import torch
 
-    speed, models, runs = clocked(monkeypatch, lambda *_: 1.0)
+    models, runs = clocked(monkeypatch, lambda *_: 1.0)
     formats = {(kind, name): torch.contiguous_format for kind in ("forward", "step") for name in models}
     torch.nn.init.ones_(models["ours"].layer.bias)
     with pytest.raises(AssertionError, match="not close"):
-        speed.over_reference(models, 8, "cpu", None, formats, (1, 1), lambda line: None)
+        stopwatch.compare_at_size(models, 8, "cpu", None, formats, (1, 1), lambda line: None)
     assert runs == []
 
 
-def test_runs_in_turns_change_the_order_and_forget_the_first():
-    from segtutor.lab.experiments import speed
+def test_experiments_read_no_clock_but_the_stopwatch():
+    for folder in ("experiments", "protocols"):
+        for path in (Path(segtutor.__file__).parent / "lab" / folder).glob("*.py"):
+            imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)]
+            assert "time" not in {alias.name for node in imports for alias in node.names}, path.name
 
+
+def test_a_paired_ratio_compares_runs_of_the_same_round():
+    ours, theirs = iter([9.0, 1.0, 4.0, 9.0]), iter([1.0, 2.0, 4.0, 3.0])
+    found = stopwatch.paired_ratio(lambda: next(ours), lambda: next(theirs), 3, warmup=1)
+    assert found == Measurement(1.0, (0.75, 2.0))
+
+
+def test_seconds_are_those_of_the_run_alone(monkeypatch):
+    now = iter(range(10))
+    for clock in ("process_time", "perf_counter"):
+        monkeypatch.setattr(stopwatch.time, clock, lambda: next(now))
+    once = stopwatch.seconds_of(lambda: [next(now) for _ in range(4)], before=lambda: [next(now) for _ in range(3)])
+    assert once() == 5  # 3 before the clock starts, 4 in the run
+
+
+def test_runs_in_turns_change_the_order_and_forget_the_first():
     calls = []
     runs = {name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}
-    assert speed.in_turns(runs, 2, warmup=1) == {"a": [4, 5], "b": [3, 6]} and calls == list("abbaab")
+    assert stopwatch.in_turns(runs, 2, warmup=1) == {"a": [4, 5], "b": [3, 6]} and calls == list("abbaab")
 
 
 def test_the_forward_pass_is_timed_in_evaluation_mode_and_the_step_as_the_model_stands():
     import torch
     from torch import nn
 
-    from segtutor.lab.experiments import speed
-
     model, seen = nn.Conv2d(3, 2, 1).train(), []
     model.register_forward_hook(lambda layer, args, out: seen.append((layer.training, out.requires_grad)))
     images, target = torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
-    assert speed.step_seconds(model, images, target)() >= 0 and speed.forward_seconds(model, images)() >= 0
+    assert stopwatch.step_seconds(model, images, target)() >= 0 and stopwatch.forward_seconds(model, images)() >= 0
     assert seen == [(True, True), (False, False)]
 
 
 def test_each_size_is_an_experiment_and_larger_ones_choose_their_format_at_512(monkeypatch):
-    from segtutor.lab.experiments import speed
-
-    monkeypatch.setattr(harness, "EXPERIMENTS", {})
+    monkeypatch.setattr(registry, "EXPERIMENTS", {})
     asked = []
-    monkeypatch.setattr(speed, "_sides", lambda build, names, side, device: build(side))
-    monkeypatch.setattr(speed, "faster_formats", lambda models, side, *_: asked.append((models, side)) or {})
-    monkeypatch.setattr(speed, "over_reference", lambda models, side, *rest: (models, side, rest[-2]))
+    monkeypatch.setattr(reference_speed, "_by_name", lambda build, names, side, device: build(side))
+    monkeypatch.setattr(reference_speed, "faster_formats", lambda models, side, *_: asked.append((models, side)) or {})
+    monkeypatch.setattr(reference_speed, "compare_at_size", lambda models, side, *rest: (models, side, rest[-2]))
     rounds = {128: (9, 5), 1024: (3, 2)}
-    speed.rival_at_sizes("net", lambda side: f"built for {side}", "timm", "a net", "no dropout", rounds)
-    small, large = (harness.EXPERIMENTS[f"speed/net/{side}"] for side in (128, 1024))
+    reference_speed.speed_rows("net", lambda side: f"built for {side}", "timm", "a net", "no dropout", rounds)
+    small, large = (registry.EXPERIMENTS[f"speed/net/{side}"] for side in (128, 1024))
     assert small.run(0, False, print) == ("built for 128", 128, (9, 5))
     assert large.run(0, False, print) == ("built for 1024", 1024, (3, 2))
     assert asked == [("built for 128", 128), ("built for 512", 512)]

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="a run of seconds, into a temporary folder")
     bench.add_argument("--seeds", type=int, nargs="+", help="these seeds, in place of each experiment's own")
     bench.add_argument("--results", type=Path, metavar="DIR", help="where the rows go")
-    bench.add_argument("--again", action="store_true", help="measure anew what this machine has measured")
+    bench.add_argument("--rerun", action="store_true", help="measure again what this machine has measured")
     bench.set_defaults(run=_benchmark)
 
     claims = commands.add_parser("claims", help="show the ledger of claims, or write its page")
@@ -150,7 +150,7 @@ def _benchmark(options: argparse.Namespace) -> int:
         print(harness.listing())
         return 0
     return harness.run(
-        options.ids, quick=options.quick, seeds=options.seeds, folder=options.results, again=options.again
+        options.ids, quick=options.quick, seeds=options.seeds, folder=options.results, rerun=options.rerun
     )
 
 

@@ -1,12 +1,17 @@
 """Chapter 13: what a backbone costs in time and memory, the order of five of them, and what checkpointing saves."""
 
-import statistics
-import time
-
 import torch
 
-from segtutor.lab.experiments.speed import paired_ratio, quartiles, step_seconds
 from segtutor.lab.harness import Measurement, experiment
+from segtutor.lab.harness.stopwatch import (
+    in_turns,
+    median_of,
+    median_ratio,
+    milliseconds,
+    paired_ratio,
+    seconds_of,
+    step_seconds,
+)
 
 SIDE, BATCH, TIMED, CLASSES = 512, 8, 2, 19
 # Each with the head and the stride of its recommended combination.
@@ -43,20 +48,6 @@ def batch_of(images, side, device="cpu"):
     return x, torch.randint(0, CLASSES, (images, side, side), generator=generator).to(device)
 
 
-def rounds(steps, count, warmup=1):
-    """Seconds of each step, all in turns, forwards and backwards: a machine that is shared slows all of them."""
-    seconds = {key: [] for key in steps}
-    for number in range(warmup + count):
-        for key in list(steps) if number % 2 == 0 else reversed(list(steps)):
-            seconds[key].append(steps[key]())
-    return {key: times[warmup:] for key, times in seconds.items()}
-
-
-def median_of(values):
-    """The median with its quartiles."""
-    return Measurement(statistics.median(values), quartiles(values))
-
-
 # ----------------------------------------------------------------------------------------------------------------- BB-1
 
 
@@ -82,11 +73,10 @@ def throughput(seed, quick, log):
     for name in FIVE:
         model = build(name).train().to(device, memory_format=torch.channels_last)
         steps[name] = step_seconds(model, *batch_of(TIMED, side, device))
-    seconds = rounds(steps, 1 if quick else 4)
+    seconds = in_turns(steps, 1 if quick else 4, warmup=1)
     for name, times in seconds.items():
         values[f"{name}/images_per_second"] = median_of([TIMED / each for each in times])
-        ratios = [mine / other for mine, other in zip(times, seconds["resnet50-aspp"], strict=True)]
-        values[f"{name}/relative"] = median_of(ratios)
+        values[f"{name}/relative"] = median_ratio(times, seconds["resnet50-aspp"])
         log(f"{name}: {values[f'{name}/images_per_second'].value:.2f} images/s")
     del steps
     for name in ("resnet50-aspp", "mit-b0-segformer"):
@@ -184,26 +174,18 @@ for _name in FIVE:
 
 def backbone_seconds(backbone, images, training):
     """A function that runs one forward pass, or one forward and backward pass, and returns its seconds."""
-    device = images.device.type
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
-    def wait():
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    def once():
+    def prepare():
         backbone.train(training)
         backbone.zero_grad(set_to_none=True)
-        wait()
-        begun = clock()
+
+    def run():
         with torch.set_grad_enabled(training):
             loss = sum(map_.square().mean() for map_ in backbone(images).maps)
         if training:
             loss.backward()
-        wait()
-        return clock() - begun
 
-    return once
+    return seconds_of(run, images.device.type, before=prepare)
 
 
 def row(name):
@@ -252,11 +234,9 @@ def row(name):
         images, _ = batch_of(1, side, device)
         pair = [create_backbone(each).to(device, memory_format=torch.channels_last) for each in (name, "resnet50")]
         for key, training in (("forward", False), ("training", True)):
-            ours, other = rounds(
-                {i: backbone_seconds(each, images, training) for i, each in enumerate(pair)}, 1 if quick else 3
-            ).values()
-            values[f"{key}_ms"] = median_of([1000 * each for each in ours])
-            values[f"{key}_relative"] = median_of([mine / its for mine, its in zip(ours, other, strict=True)])
+            passes = {place: backbone_seconds(each, images, training) for place, each in enumerate(pair)}
+            ours, other = in_turns(passes, 1 if quick else 3, warmup=1).values()
+            values[f"{key}_ms"], values[f"{key}_relative"] = milliseconds(ours), median_ratio(ours, other)
         log(f"{values['forward_ms'].value:.0f} ms forward, {values['training_ms'].value:.0f} ms training")
         return values
 

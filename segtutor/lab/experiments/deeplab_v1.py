@@ -1,18 +1,17 @@
 """Chapter 07: what holes in a kernel buy and cost, what the dense CRF does to borders, and how long it takes."""
 
-import statistics
 import subprocess
 import sys
-import time
 
 import torch
 
-from segtutor.lab import protocols
-from segtutor.lab.experiments.speed import quartiles
-from segtutor.lab.harness import Measurement, experiment
+from segtutor.lab.harness import experiment
+from segtutor.lab.harness.stopwatch import in_turns, median_of, seconds_of
+from segtutor.lab.protocols import crf
+from segtutor.lab.protocols.running_table import table_row
 from segtutor.models.deeplab_v1 import PRESETS, DeepLabV1
 
-protocols.table_row("deeplab_v1", lambda num_classes: DeepLabV1(num_classes, **PRESETS["tiny"]))
+table_row("deeplab_v1", lambda num_classes: DeepLabV1(num_classes, **PRESETS["tiny"]))
 
 # ----------------------------------------------------------------------------------------------------------------- DL-1
 
@@ -75,82 +74,11 @@ def holes(seed, quick, log):
 
 # ----------------------------------------------------------------------------------------------------------------- DL-2
 
-SCENES = (64, 96)
-# (w1, sigma_alpha, sigma_beta, w2, sigma_gamma): the papers choose theirs on validation images too.
-GRID = (
-    (2, 10, 10, 1, 1),
-    (4, 10, 10, 1, 1),
-    (4, 10, 20, 1, 1),
-    (4, 25, 10, 1, 1),
-    (5, 50, 10, 3, 3),
-    (8, 10, 20, 1, 1),
-)
-CRF_CONDITIONS = (
-    "synthetic scenes at 64x96, 300 steps of batch 8, the tiny preset from random weights; the CRF's five numbers are "
-    f"the best of {len(GRID)} choices on 20 validation scenes, 10 iterations, scored on 100 other scenes"
-)
-CRF_UNITS = {
-    "boundary_miou": "mIoU within 3 pixels of a border",
-    "miou": "mIoU",
-    "pixel_accuracy": "share of pixels",
-    "chosen": "place in the grid",
-}
-CRF_CONFIG = {"size": list(SCENES), "steps": 300, "grid": [list(entry) for entry in GRID]}
 
-
-def scored(model, scenes, crf=None):
-    """Scores of a model on drawn scenes (image in [0, 1], mask), with a CRF after it or without."""
-    from segtutor.data import SyntheticScenes
-    from segtutor.data.transforms import normalize
-    from segtutor.metrics import ConfusionMatrix
-
-    scores = ConfusionMatrix(11, boundary_width=3)
-    with torch.inference_mode():
-        for image, mask in scenes:
-            logits = model(normalize(image, SyntheticScenes.spec)[None])
-            scores.update(logits if crf is None else crf(255 * image[None], logits), mask[None])
-    return scores
-
-
-def with_and_without_crf(build, seed, quick, log):
-    """Train a model on scenes, choose a CRF on validation scenes, score both on others: the rows of DL-2.
-
-    Args:
-        build: ``build(num_classes)`` makes the model's tiny preset.
-        seed: Seeds weights, scenes and their order.
-        quick: A run of seconds that only shows that the code works.
-        log: Prints a progress line.
-    """
-    from segtutor.data import SyntheticScenes
-    from segtutor.data.transforms import eval_transform
-    from segtutor.models import DenseCRF
-    from segtutor.training import fit
-
-    prepare = eval_transform(SyntheticScenes.spec)
-    train = SyntheticScenes(SCENES, 40 if quick else 2400, seed=500 + seed, transform=prepare)
-    drawn = [SyntheticScenes(SCENES, 100, seed=place)[i] for place, n in ((8, 20), (7, 100)) for i in range(n)]
-    valid, test = (drawn[:2], drawn[20:24]) if quick else (drawn[:20], drawn[20:])
-    torch.manual_seed(seed)
-    model = build(11)
-    log(fit(model, train, steps=5 if quick else 300, lr=2e-3, seed=seed, precision="fp32"))
-    model.eval()
-    names = ("w1", "sigma_alpha", "sigma_beta", "w2", "sigma_gamma")
-    crfs = [DenseCRF(**dict(zip(names, entry, strict=True))) for entry in GRID]
-    found = [scored(model, valid, crf).boundary_miou for crf in crfs]
-    log("validation: " + ", ".join(f"{value:.3f}" for value in found))
-    chosen = max(range(len(GRID)), key=found.__getitem__)
-    values = {"chosen": chosen}
-    for name, crf in (("without_crf", None), ("with_crf", crfs[chosen])):
-        scores = scored(model, test, crf)
-        for metric in ("boundary_miou", "miou", "pixel_accuracy"):
-            values[f"{name}/{metric}"] = getattr(scores, metric)
-    return values
-
-
-@experiment("DL-2/deeplab_v1", claim="DL-2", unit=CRF_UNITS, config=CRF_CONFIG, conditions=CRF_CONDITIONS)
+@experiment("DL-2/deeplab_v1", claim="DL-2", unit=crf.UNITS, config=crf.CONFIG, conditions=crf.CONDITIONS)
 def crf_after_v1(seed, quick, log):
     """Scores of DeepLab v1 on scenes, before the CRF and after it."""
-    return with_and_without_crf(lambda n: DeepLabV1(n, **PRESETS["tiny"]), seed, quick, log)
+    return crf.with_and_without_crf(lambda n: DeepLabV1(n, **PRESETS["tiny"]), seed, quick, log)
 
 
 # ----------------------------------------------------------------------------------------------------------------- DL-8
@@ -242,9 +170,6 @@ def crf_speed(seed, quick, log):
     size = (60, 80) if quick else (360, 480)
     code = f"from segtutor.lab.experiments.deeplab_v1 import peak_memory; print(peak_memory{size})"
     peak = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    crf, pair, times = DenseCRF(), photograph(size), []
-    for _ in range(2 if quick else 6):
-        begun = time.process_time()
-        crf(*pair)
-        times.append(time.process_time() - begun)
-    return {"seconds": Measurement(statistics.median(times[1:]), quartiles(times[1:])), "memory": float(peak)}
+    network, pair = DenseCRF(), photograph(size)
+    times = in_turns({"crf": seconds_of(lambda: network(*pair))}, 1 if quick else 5, warmup=1)["crf"]
+    return {"seconds": median_of(times), "memory": float(peak)}

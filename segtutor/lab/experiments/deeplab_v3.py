@@ -1,13 +1,11 @@
 """Chapter 08: v2 and v3 in the running table, ASPP by object size, output stride 16 against 8, and what v3 changed."""
 
-from functools import cache
-
 import torch
 
-from segtutor.lab import protocols
-from segtutor.lab.experiments.deeplab_v1 import CRF_CONDITIONS, CRF_CONFIG, CRF_UNITS, with_and_without_crf
-from segtutor.lab.experiments.speed import rival
 from segtutor.lab.harness import experiment
+from segtutor.lab.protocols import crf, running_table
+from segtutor.lab.protocols.networks import deeplab_v3_at_stride_16
+from segtutor.lab.protocols.reference_speed import speed_row
 
 
 def _tiny(num_classes, **options):
@@ -24,8 +22,8 @@ def _tiny_v2(num_classes, **options):
     return DeepLabV2(num_classes, **{**PRESETS["tiny"], **options})
 
 
-protocols.table_row("deeplab_v2", _tiny_v2)
-protocols.table_row("deeplab_v3", _tiny)
+running_table.table_row("deeplab_v2", _tiny_v2)
+running_table.table_row("deeplab_v3", _tiny)
 
 
 # ----------------------------------------------------------------------------------------------------------------- DL-3
@@ -131,53 +129,12 @@ def object_sizes(seed, quick, log):
 # --------------------------------------------------------------------------------------------------- output stride
 
 
-@cache
-def camvid(quick):
-    """The running table's training set, and its test images, drawn once."""
-    train, test = protocols.camvid()
-    return train, [test[i] for i in range(8 if quick else len(test))]
-
-
-@cache  # several experiments of one run look at the same networks
-def trained(build, seed, quick):
-    """A model trained as for the running table, and that table's test images.
-
-    Args:
-        build: ``build(num_classes)`` makes the model.
-        seed: Seeds weights, order and augmentation.
-        quick: Five steps, eight test images.
-
-    Returns:
-        tuple: the model, in evaluation mode, and a list of (image, label).
-    """
-    from segtutor.training import fit
-
-    train, test = camvid(quick)
-    torch.manual_seed(seed)
-    model = build(train.spec.num_classes)
-    steps = 5 if quick else protocols.STEPS
-    fit(model, train, steps=steps, batch_size=protocols.BATCH, lr=protocols.LR, seed=seed, precision="fp32")
-    return model.eval(), test
-
-
-def stride16(num_classes):
-    """The tiny DeepLab v3 at output stride 16."""
-    return _tiny(num_classes, output_stride=16)
-
-
-TRAINED = (
-    f"CamVid at {protocols.SIZE[0]}x{protocols.SIZE[1]}, {protocols.STEPS} steps of batch {protocols.BATCH} on "
-    f"crops of {protocols.CROP[0]}x{protocols.CROP[1]}, AdamW, tiny presets from "
-    "random weights, scored on the whole test split"
-)
-
-
 @experiment(
     "DL-STRIDE",
     unit={"miou": "mIoU", "boundary_miou": "mIoU within 3 pixels of a border", "flops": "ratio"},
-    config=protocols.CONFIG,
-    conditions=f"{TRAINED}; DeepLab v3 trained at output stride 16, then the same weights at 16 and, with every rate "
-    "doubled, at 8; FLOPs of ResNet-50 with ASPP on 513x513, stride 8 over stride 16",
+    config=running_table.CONFIG,
+    conditions=f"{running_table.TRAINED}; DeepLab v3 trained at output stride 16, then the same weights at 16 and, "
+    "with every rate doubled, at 8; FLOPs of ResNet-50 with ASPP on 513x513, stride 8 over stride 16",
 )
 def same_weights_at_8(seed, quick, log):
     """The scores of one set of weights at output stride 16 and 8."""
@@ -185,7 +142,7 @@ def same_weights_at_8(seed, quick, log):
     from segtutor.models import DeepLabV3
     from segtutor.training import evaluate
 
-    coarse, test = trained(stride16, seed, quick)
+    coarse, test = running_table.trained(deeplab_v3_at_stride_16, seed, quick)
     fine = _tiny(coarse.head.classifier.out_channels)
     fine.load_state_dict(coarse.state_dict())
     values = {}
@@ -201,10 +158,10 @@ def same_weights_at_8(seed, quick, log):
 # ----------------------------------------------------------------------------------------------------------------- DL-2
 
 
-@experiment("DL-2/deeplab_v3", claim="DL-2", unit=CRF_UNITS, config=CRF_CONFIG, conditions=CRF_CONDITIONS)
+@experiment("DL-2/deeplab_v3", claim="DL-2", unit=crf.UNITS, config=crf.CONFIG, conditions=crf.CONDITIONS)
 def crf_after_v3(seed, quick, log):
     """Scores of DeepLab v3 on scenes, before the CRF and after it."""
-    return with_and_without_crf(_tiny, seed, quick, log)
+    return crf.with_and_without_crf(_tiny, seed, quick, log)
 
 
 # ----------------------------------------------------------------------------------------------------------------- DL-7
@@ -273,4 +230,4 @@ def torchvision_deeplab(num_classes):
     return Reference()
 
 
-rival("deeplab_v3", _torchvision_preset, torchvision_deeplab, "DeepLab v3 with torchvision's rates and dropout")
+speed_row("deeplab_v3", _torchvision_preset, torchvision_deeplab, "DeepLab v3 with torchvision's rates and dropout")

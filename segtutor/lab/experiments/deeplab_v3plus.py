@@ -1,14 +1,11 @@
 """Chapter 09: v3+ in the running table, its borders against v3's, and what separable convolution saves and costs."""
 
-import time
-
 import torch
 
-from segtutor.lab import protocols
-from segtutor.lab.experiments.deeplab_v1 import CRF_CONDITIONS, CRF_CONFIG, CRF_UNITS, with_and_without_crf
-from segtutor.lab.experiments.deeplab_v3 import TRAINED, stride16, trained
-from segtutor.lab.experiments.speed import paired_ratio, step_seconds
 from segtutor.lab.harness import experiment
+from segtutor.lab.harness.stopwatch import paired_ratio, seconds_of, step_seconds
+from segtutor.lab.protocols import crf, running_table
+from segtutor.lab.protocols.networks import deeplab_v3_at_stride_16
 
 
 def _tiny(num_classes, **options):
@@ -22,7 +19,7 @@ def _separable(num_classes):
     return _tiny(num_classes, separable=True)
 
 
-protocols.table_row("deeplab_v3plus", _tiny)
+running_table.table_row("deeplab_v3plus", _tiny)
 
 
 # ----------------------------------------------------------------------------------------------------------------- DL-5
@@ -49,14 +46,16 @@ def trimap(model, test):
     "DL-5",
     claim="DL-5",
     unit={"miou": "mIoU", **{f"band{width}": f"mIoU within {width} pixels of a border" for width in WIDTHS}},
-    config={**protocols.CONFIG, "widths": list(WIDTHS)},
-    conditions=f"{TRAINED}; DeepLab v3 and v3+ with the same trunk and ASPP, both at output stride 16",
+    config={**running_table.CONFIG, "widths": list(WIDTHS)},
+    conditions=f"{running_table.TRAINED}; DeepLab v3 and v3+ with the same trunk and ASPP, both at output stride 16",
 )
 def borders(seed, quick, log):
     """Scores in bands of several widths around the borders, without the decoder and with it."""
     values = {}
-    for name, build in (("v3", stride16), ("v3plus", _tiny)):
-        values |= {f"{name}/{band}": value for band, value in trimap(*trained(build, seed, quick)).items()}
+    for name, build in (("v3", deeplab_v3_at_stride_16), ("v3plus", _tiny)):
+        values |= {
+            f"{name}/{band}": value for band, value in trimap(*running_table.trained(build, seed, quick)).items()
+        }
         log(f"{name}: {values[f'{name}/band3']:.3f}")
     return values
 
@@ -64,10 +63,10 @@ def borders(seed, quick, log):
 # ----------------------------------------------------------------------------------------------------------------- DL-2
 
 
-@experiment("DL-2/deeplab_v3plus", claim="DL-2", unit=CRF_UNITS, config=CRF_CONFIG, conditions=CRF_CONDITIONS)
+@experiment("DL-2/deeplab_v3plus", claim="DL-2", unit=crf.UNITS, config=crf.CONFIG, conditions=crf.CONDITIONS)
 def crf_after_v3plus(seed, quick, log):
     """Scores of DeepLab v3+ on scenes, before the CRF and after it."""
-    return with_and_without_crf(_tiny, seed, quick, log)
+    return crf.with_and_without_crf(_tiny, seed, quick, log)
 
 
 # ----------------------------------------------------------------------------------------------------------------- DL-4
@@ -95,8 +94,8 @@ def separable_cost(seed, quick, log):
     flops = [probe.count_flops(model, (513, 513)) for model in (separable, dense)]
     rest = probe.count_flops(trunk, (513, 513))
     torch.manual_seed(seed)
-    images = torch.rand(8, 3, *protocols.CROP).contiguous(memory_format=torch.channels_last)
-    target = torch.zeros(8, *protocols.CROP, dtype=torch.long)
+    images = torch.rand(8, 3, *running_table.CROP).contiguous(memory_format=torch.channels_last)
+    target = torch.zeros(8, *running_table.CROP, dtype=torch.long)
     nets = [build(11).train().to(memory_format=torch.channels_last) for build in (_separable, _tiny)]
     steps = [step_seconds(net, images, target) for net in nets]
     maps = [torch.rand(1, channels, 192 // stride, 256 // stride) for channels, stride in ((2048, 16), (256, 4))]
@@ -111,13 +110,11 @@ def separable_cost(seed, quick, log):
         parts = (ASPP(2048, convolution=convolution), Decoder(256, 256, 48, convolution))
         aspp, decoder = (part.eval().to(memory_format=torch.channels_last) for part in parts)
 
-        def once() -> float:
-            begun = time.process_time()
-            with torch.inference_mode():
-                decoder(aspp(maps[0]), maps[1])
-            return time.process_time() - begun
+        @torch.inference_mode()
+        def forward():
+            decoder(aspp(maps[0]), maps[1])
 
-        return once
+        return seconds_of(forward)
 
     pairs = 2 if quick else 11
     values = {
@@ -134,8 +131,8 @@ def separable_cost(seed, quick, log):
     "DL-4",
     claim="DL-4",
     unit={"miou": "mIoU", "boundary_miou": "mIoU within 3 pixels of a border"},
-    config=protocols.CONFIG,
-    conditions=f"{TRAINED}; DeepLab v3+ with dense and with separable convolutions in ASPP and decoder",
+    config=running_table.CONFIG,
+    conditions=f"{running_table.TRAINED}; DeepLab v3+ with dense and with separable convolutions in ASPP and decoder",
 )
 def separable_score(seed, quick, log):
     """Scores of v3+ with dense and with separable convolutions."""
@@ -143,7 +140,7 @@ def separable_score(seed, quick, log):
 
     values = {}
     for name, build in (("dense", _tiny), ("separable", _separable)):
-        model, test = trained(build, seed, quick)
+        model, test = running_table.trained(build, seed, quick)
         scores = evaluate(model, test)
         log(f"{name}: {scores.miou:.3f}")
         values |= {f"{name}/miou": scores.miou, f"{name}/boundary_miou": scores.boundary_miou}

@@ -1,13 +1,14 @@
 """Chapter 02: one small experiment for each of the five reasons for an encoder and a decoder."""
 
 import statistics
-import time
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from segtutor.lab.harness import experiment
+from segtutor.lab.harness.stopwatch import in_turns, step_seconds
+from segtutor.lab.protocols.discs import Discs
 from segtutor.layers import conv_norm_relu, resize
 
 SIZE, LR, WIDTHS = (64, 64), 4e-3, (16, 24, 32, 48)
@@ -124,28 +125,6 @@ def hierarchy(seed, quick, log):
 # ----------------------------------------------------------------------------------------------------------------- ED-2
 
 
-class Discs(torch.utils.data.Dataset):
-    """Context scenes in which only the disc counts: 0 where it is a sign, 1 where it is a fence, void elsewhere.
-
-    Every scene stands in it twice, once with either light, so an answer that does not see the light is right on
-    exactly half of the pixels.
-    """
-
-    def __init__(self, scenes, seed, distance, size=SIZE):
-        self.scenes = _scenes(scenes, seed, size, context=distance, objects=0)
-
-    def __len__(self):
-        return 2 * len(self.scenes)
-
-    def __getitem__(self, index):
-        from segtutor.data.transforms import normalize
-
-        (image, label), (_, other) = (self.scenes.draw(index // 2, twin=bool(t)) for t in (index % 2, 1 - index % 2))
-        fence = self.scenes.spec.classes.index("fence")
-        target = torch.where(torch.from_numpy(label != other), torch.from_numpy(label == fence).long(), 255)
-        return normalize(torch.from_numpy(image), self.scenes.spec), target
-
-
 @experiment(
     "ED-2",
     claim="ED-2",
@@ -159,7 +138,7 @@ def context(seed, quick, log):
     """Accuracy on discs whose class only their surroundings tell."""
     from segtutor.training import evaluate
 
-    train, test, values = Discs(800, 200 + seed, 5), Discs(8 if quick else 75, 7, 5), {}
+    train, test, values = Discs(800, 200 + seed, 5, SIZE), Discs(8 if quick else 75, 7, 5, SIZE), {}
     for shape in ("local", "pooled", "dilated"):
         model = _train(_built(2, seed, shape), train, 5 if quick else 200, seed, log)
         values[shape] = evaluate(model, test, boundary_width=None).pixel_accuracy
@@ -209,14 +188,8 @@ def cost(seed, quick, log):
     images = images.contiguous(memory_format=torch.channels_last)
     for model in models.values():
         model.to(memory_format=torch.channels_last)
-    times = {shape: [] for shape in models}
-    for repeat in range(3 if quick else 12):
-        for shape, model in models.items():
-            model.zero_grad(set_to_none=True)
-            begun = time.process_time()
-            F.cross_entropy(model(images), target).backward()
-            if repeat > 1:
-                times[shape].append(time.process_time() - begun)
+    steps = {shape: step_seconds(model, images, target) for shape, model in models.items()}
+    times = in_turns(steps, 1 if quick else 10)
     flops, kept = (
         {shape: count(model, (8, 3, *SIZE)) for shape, model in models.items()}
         for count in (probe.count_flops, probe.count_saved_bytes)

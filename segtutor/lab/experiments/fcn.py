@@ -1,7 +1,8 @@
-"""Chapter 03: the running table's first three rows, and what the FCN paper's nets are made of."""
+"""Chapter 03: the running table's first three rows, what the FCN paper's nets are made of, and FCN-8s' speed."""
 
-from segtutor.lab import protocols
 from segtutor.lab.harness import experiment
+from segtutor.lab.protocols.reference_speed import speed_row
+from segtutor.lab.protocols.running_table import table_row
 
 
 def _tiny(classname):
@@ -15,7 +16,7 @@ def _tiny(classname):
 
 
 for _classname in ("FCN32s", "FCN16s", "FCN8s"):
-    protocols.table_row(_classname.lower(), _tiny(_classname))
+    table_row(_classname.lower(), _tiny(_classname))
 
 
 @experiment(
@@ -107,3 +108,58 @@ def skips_in_the_paper(seed, quick, log):
     with torch.device("meta"):
         nets = {name: getattr(models, name)(21, geometry="paper") for name in ("FCN32s", "FCN16s", "FCN8s")}
     return {n.lower(): sum(k.startswith("score_pool") for k, _ in net.named_children()) for n, net in nets.items()}
+
+
+# ------------------------------------------------------------------------------------ our FCN-8s beside the same layers
+
+
+def torchvision_fcn8s(num_classes, hidden):
+    """FCN-8s (padded) on torchvision's VGG-16 features: images (B, 3, H, W) to logits, H and W multiples of 32.
+
+    Its parameters come in the order of ``segtutor.models.FCN8s``.
+    """
+    from torch import nn
+    from torchvision.models import vgg
+
+    class Reference(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = vgg.make_layers(vgg.cfgs["D"])
+            self.classifier = nn.Sequential(
+                nn.Conv2d(512, hidden, 7, padding=3),
+                nn.ReLU(inplace=True),
+                nn.Dropout(0.5),
+                nn.Conv2d(hidden, hidden, 1),
+                nn.ReLU(inplace=True),
+                nn.Dropout(0.5),
+                nn.Conv2d(hidden, num_classes, 1),
+            )
+            self.up5 = nn.ConvTranspose2d(num_classes, num_classes, 4, 2, 1, bias=False)
+            self.score4 = nn.Conv2d(512, num_classes, 1)
+            self.up4 = nn.ConvTranspose2d(num_classes, num_classes, 4, 2, 1, bias=False)
+            self.score3 = nn.Conv2d(256, num_classes, 1)
+            self.up3 = nn.ConvTranspose2d(num_classes, num_classes, 16, 8, 4, bias=False)
+
+        def forward(self, images):
+            pool3 = self.features[:17](images)
+            pool4 = self.features[17:24](pool3)
+            score = self.up5(self.classifier(self.features[24:](pool4))) + self.score4(pool4)
+            return self.up3(self.up4(score) + self.score3(pool3))
+
+    return Reference()
+
+
+def _fcn8s(num_classes):
+    from segtutor.models import FCN8s
+
+    # A narrow classifier: at 4,096 channels a step is mostly fc6 reading its 103 million weights, on both sides alike.
+    return FCN8s(num_classes, hidden=512, score_init="he")
+
+
+speed_row(
+    "fcn8s",
+    _fcn8s,
+    lambda num_classes: torchvision_fcn8s(num_classes, 512),
+    "FCN-8s with VGG-16's own widths and 512 channels in fc6 and fc7, dropout on",
+    hidden=512,
+)

@@ -1,16 +1,15 @@
 """Chapter 06: its row of the running table, what pyramid pooling sees, what it costs, and what the second loss does."""
 
 import statistics
-import time
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from segtutor.lab import protocols
-from segtutor.lab.experiments.encoder_decoder import Discs
-from segtutor.lab.experiments.speed import paired_ratio, rival
 from segtutor.lab.harness import BenchmarkError, experiment
+from segtutor.lab.harness.stopwatch import paired_ratio, step_seconds
+from segtutor.lab.protocols import running_table
+from segtutor.lab.protocols.discs import Discs
+from segtutor.lab.protocols.reference_speed import speed_row
 
 PYRAMID = (1, 2, 3, 6)
 
@@ -22,7 +21,7 @@ def _tiny(num_classes, **options):
     return PSPNet(num_classes, **{**PRESETS["tiny"], **options})
 
 
-protocols.table_row("pspnet", _tiny)
+running_table.table_row("pspnet", _tiny)
 
 
 # ---------------------------------------------------------------------------------------------------------------- PSP-1
@@ -148,14 +147,11 @@ def cost(seed, quick, log):
 
     def stepper(name):
         torch.manual_seed(seed)
-        model = builds[name]().train().to(memory_format=torch.channels_last)
+        once = step_seconds(builds[name]().train().to(memory_format=torch.channels_last), images, target)
         times[name] = []
 
         def step() -> float:
-            model.zero_grad(set_to_none=True)
-            begun = time.process_time()
-            F.cross_entropy(model(images), target).backward()
-            times[name].append(time.process_time() - begun)
+            times[name].append(once())
             return times[name][-1]
 
         return step
@@ -173,7 +169,7 @@ def cost(seed, quick, log):
 @experiment(
     "PSP-AUX",
     unit={"miou": "mIoU", "loss": "nats per pixel", "steps": "steps"},
-    config=protocols.CONFIG,
+    config=running_table.CONFIG,
     conditions="the tiny preset under the protocol of the running table (CamVid at 120x160, 400 steps of batch 8 on "
     "crops of 96x128), with and without the auxiliary loss of weight 0.4; loss: cross-entropy of the main output, mean "
     "of the last 100 steps; steps: until the mean of the last 20 of these falls below 0.9",
@@ -183,8 +179,8 @@ def auxiliary(seed, quick, log):
     from segtutor.losses import CrossEntropyLoss
     from segtutor.training import evaluate, fit
 
-    train, test = protocols.camvid()
-    ce, steps, values = CrossEntropyLoss(), 5 if quick else protocols.STEPS, {}
+    train, test = running_table.camvid()
+    ce, steps, values = CrossEntropyLoss(), 5 if quick else running_table.STEPS, {}
     for name, weight in (("without", 0.0), ("with", 0.4)):
         torch.manual_seed(seed)
         model, main = _tiny(train.spec.num_classes, auxiliary=True), []
@@ -196,8 +192,8 @@ def auxiliary(seed, quick, log):
 
         settings = {
             "steps": steps,
-            "batch_size": protocols.BATCH,
-            "lr": protocols.LR,
+            "batch_size": running_table.BATCH,
+            "lr": running_table.LR,
             "seed": seed,
             "precision": "fp32",
         }
@@ -252,4 +248,4 @@ def _without_dropout(num_classes):
     return PSPNet(num_classes, dropout=0.0, first_block="previous")
 
 
-rival("pspnet", _without_dropout, torchvision_pspnet, "PSPNet-50, no dropout, torchvision's dilation")
+speed_row("pspnet", _without_dropout, torchvision_pspnet, "PSPNet-50, no dropout, torchvision's dilation")

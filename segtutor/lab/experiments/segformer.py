@@ -2,8 +2,8 @@
 
 from copy import deepcopy
 
-from segtutor.lab import protocols
-from segtutor.lab.experiments.speed import rival_at_sizes
+from segtutor.lab.protocols.reference_speed import speed_rows
+from segtutor.lab.protocols.running_table import table_row
 
 
 def _tiny(num_classes):
@@ -13,7 +13,7 @@ def _tiny(num_classes):
     return SegFormer(num_classes, **PRESETS["tiny"])
 
 
-protocols.table_row("segformer", _tiny)
+table_row("segformer", _tiny)
 
 
 # ---------------------------------------------------------------------------------------------------------------- speed
@@ -87,7 +87,7 @@ for _preset, _rounds in {
     "b0": {256: (15, 15), 512: (9, 9), 1024: (5, 5)},
     "b2": {256: (9, 9), 512: (5, 5), 1024: (3, 2)},
 }.items():
-    rival_at_sizes(
+    speed_rows(
         f"segformer_{_preset}",
         networks(_preset),
         "transformers",

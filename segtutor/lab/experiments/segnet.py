@@ -4,9 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segtutor.lab import protocols
-from segtutor.lab.experiments.speed import paired_ratio, rival, step_seconds
 from segtutor.lab.harness import experiment
+from segtutor.lab.harness.stopwatch import forward_seconds, paired_ratio, step_seconds
+from segtutor.lab.protocols import membranes, real_data
+from segtutor.lab.protocols.reference_speed import speed_row
+from segtutor.lab.protocols.running_table import table_row
+from segtutor.lab.protocols.skips import unet_skip_bytes
 from segtutor.layers import resize
 from segtutor.models.segnet import PRESETS, SegNet
 
@@ -60,17 +63,17 @@ class Concatenated(Added):
         return torch.cat([skip, resize(x, skip.shape[2:])], dim=1)
 
 
-def _rivals(num_classes, width=64, **options):
+def _networks(num_classes, width=64, **options):
     """SegNet, the same net with other things crossing, and U-Net of equal width at the four levels that both have."""
     from segtutor.models import UNet
 
     widths = tuple(width * factor for factor in (1, 2, 4, 8, 8))
-    rivals = {"segnet": SegNet, "upsampled": Upsampled, "added": Added, "concatenated": Concatenated}
-    built = {name: net(num_classes, widths=widths, **options) for name, net in rivals.items()}
+    kinds = {"segnet": SegNet, "upsampled": Upsampled, "added": Added, "concatenated": Concatenated}
+    built = {name: net(num_classes, widths=widths, **options) for name, net in kinds.items()}
     return built | {"unet": UNet(num_classes, base=width, batch_norm=True, dropout=0.0, **options)}
 
 
-protocols.table_row("segnet", lambda num_classes: SegNet(num_classes, **PRESETS["tiny"]))
+table_row("segnet", lambda num_classes: SegNet(num_classes, **PRESETS["tiny"]))
 
 
 # ---------------------------------------------------------------------------------------------------------------- SEG-1
@@ -107,12 +110,11 @@ def carried_bytes(model, size):
 def memory(seed, quick, log):
     """Bytes across, kept and at the peak, for SegNet, for the same net with maps crossing, and for U-Net."""
     from segtutor import probe
-    from segtutor.lab.experiments.unet import skip_bytes
 
     with torch.device("meta"):
-        nets = _rivals(11)
+        nets = _networks(11)
     values = {name: count / 2**20 for name, count in carried_bytes(nets["segnet"], SIZE).items()}
-    values["unet_maps"] = sum(skip_bytes(nets["unet"], SIZE)[0]) / 2**20
+    values["unet_maps"] = sum(unet_skip_bytes(nets["unet"], SIZE)[0]) / 2**20
     for name, net in nets.items():
         values |= {
             f"{name}/parameters": probe.count_parameters(net),
@@ -136,30 +138,17 @@ def memory(seed, quick, log):
 )
 def step_time(seed, quick, log):
     """A training step and an inference of SegNet over those of its rivals."""
-    import time
-
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(1, 3, 96, 128, generator=generator).contiguous(memory_format=torch.channels_last)
     target = torch.zeros(1, 96, 128, dtype=torch.long)
-    nets = {name: net.to(memory_format=torch.channels_last) for name, net in _rivals(11).items()}
-
-    def inference(model):
-        def once() -> float:
-            model.eval()
-            begun = time.process_time()
-            with torch.inference_mode():
-                model(images)
-            seconds = time.process_time() - begun
-            model.train()
-            return seconds
-
-        return once
+    nets = {name: net.to(memory_format=torch.channels_last) for name, net in _networks(11).items()}
 
     values, pairs = {}, 2 if quick else 15
     for name in ("added", "concatenated", "unet"):
-        training = (step_seconds(nets[side], images, target) for side in ("segnet", name))
+        pair = nets["segnet"], nets[name]
+        training = (step_seconds(net.train(), images, target) for net in pair)
         values[f"training/{name}"] = paired_ratio(*training, pairs)
-        values[f"inference/{name}"] = paired_ratio(*(inference(nets[side]) for side in ("segnet", name)), pairs)
+        values[f"inference/{name}"] = paired_ratio(*(forward_seconds(net, images) for net in pair), pairs)
         log(f"{name}: training {values[f'training/{name}'].value:.3f}")
     return values
 
@@ -167,28 +156,15 @@ def step_time(seed, quick, log):
 # ---------------------------------------------------------------------------------------------------------------- SEG-2
 
 
-def _compare(names, train, test, steps, seed, log):
-    """Each named rival trained alike at a width of 8: mIoU, boundary mIoU and the IoU of membranes."""
-    from segtutor.training import evaluate, fit
-
-    membrane, values = train.spec.classes.index("membrane"), {}
-    for name in names:
-        torch.manual_seed(seed)
-        model = _rivals(5, width=8, in_channels=1)[name]
-        log(f"{name}: {fit(model, train, steps=steps, batch_size=8, lr=2e-3, seed=seed, precision='fp32')}")
-        scores = evaluate(model, test)
-        values[f"{name}/miou"], values[f"{name}/boundary_miou"] = scores.miou, scores.boundary_miou
-        values[f"{name}/membrane_iou"] = scores.iou[membrane].item()
-    return values
-
-
-_UNITS = {"miou": "mIoU", "boundary_miou": "mIoU within 3 pixels of a border", "membrane_iou": "IoU"}
+def _compare(names, data, seed, quick, log):
+    builds = {name: lambda name=name: _networks(5, width=8, in_channels=1)[name] for name in names}
+    return membranes.compare(builds, data, seed, quick, log)
 
 
 @experiment(
     "SEG-2/cells",
     claim="SEG-2",
-    unit=_UNITS,
+    unit=membranes.UNITS,
     config={"size": [96, 96], "steps": 300, "thickness": 2, "width": 8},
     conditions="synthetic cells at 96x96 with membranes 2 pixels thick; SegNet, the same net with nothing, added "
     "maps or concatenated maps crossing, and U-Net, 8 channels at first, from random weights, 300 steps of batch 8, "
@@ -196,20 +172,14 @@ _UNITS = {"miou": "mIoU", "boundary_miou": "mIoU within 3 pixels of a border", "
 )
 def cells(seed, quick, log):
     """Borders of SegNet and its rivals on thin synthetic membranes."""
-    from segtutor.data import SyntheticCells
-    from segtutor.data.transforms import eval_transform
-
-    knobs = {"size": (96, 96), "thickness": 2, "transform": eval_transform(SyntheticCells.spec)}
-    train = SyntheticCells(length=800, seed=4000 + seed, **knobs)
-    test = SyntheticCells(length=8 if quick else 100, seed=7, **knobs)
     names = ("segnet", "upsampled", "added", "concatenated", "unet")
-    return _compare(names, train, test, 5 if quick else 300, seed, log)
+    return _compare(names, membranes.synthetic_cells(seed, quick), seed, quick, log)
 
 
 @experiment(
     "SEG-2/vnc",
     claim="SEG-2",
-    unit=_UNITS,
+    unit=membranes.UNITS,
     config={"tile": 128, "steps": 300, "width": 8},
     conditions="Drosophila VNC in tiles of 128x128, 12 slices to train on and 4 others to score; SegNet, the same net "
     "with concatenated maps crossing, and U-Net, 8 channels at first, from random weights, 300 steps of batch 8, AdamW "
@@ -217,8 +187,7 @@ def cells(seed, quick, log):
 )
 def vnc(seed, quick, log):
     """Borders of SegNet and its rivals on real tissue."""
-    train, test = protocols.tissue(quick)
-    return _compare(("segnet", "concatenated", "unet"), train, test, 5 if quick else 300, seed, log)
+    return _compare(("segnet", "concatenated", "unet"), real_data.tissue(quick), seed, quick, log)
 
 
 # ---------------------------------------------------------------------------------------------------------------- SEG-3
@@ -293,4 +262,4 @@ def torchvision_segnet(num_classes):
     return Reference()
 
 
-rival("segnet", SegNet, torchvision_segnet, "SegNet at the paper's widths")
+speed_row("segnet", SegNet, torchvision_segnet, "SegNet at the paper's widths")

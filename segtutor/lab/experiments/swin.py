@@ -1,7 +1,7 @@
 """Chapter 11: the row of Swin with UPerNet in the running table, and both beside torchvision and transformers."""
 
-from segtutor.lab import protocols
-from segtutor.lab.experiments.speed import rival_at_sizes
+from segtutor.lab.protocols.reference_speed import speed_rows
+from segtutor.lab.protocols.running_table import table_row
 
 
 def _tiny(num_classes):
@@ -11,7 +11,7 @@ def _tiny(num_classes):
     return SwinUPerNet(num_classes, **PRESETS["tiny"])
 
 
-protocols.table_row("swin_upernet", _tiny)
+table_row("swin_upernet", _tiny)
 
 
 # ---------------------------------------------------------------------------------------------------------------- speed
@@ -105,7 +105,7 @@ def frozen(model):
 
 
 CLASSES = 19
-rival_at_sizes(
+speed_rows(
     "swin",
     trunks,
     "torchvision",
@@ -114,7 +114,7 @@ rival_at_sizes(
     # Windows of 7 divide the maps at 224 alone.
     {224: (7, 7), 256: (7, 7), 512: (5, 5), 1024: (5, 5)},
 )
-rival_at_sizes(
+speed_rows(
     "swin_upernet",
     networks,
     "transformers",

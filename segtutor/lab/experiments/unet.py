@@ -2,12 +2,13 @@
 
 import torch
 
-from segtutor.lab import protocols
-from segtutor.lab.experiments.speed import paired_ratio, rival, step_seconds
 from segtutor.lab.harness import experiment
+from segtutor.lab.harness.stopwatch import paired_ratio, step_seconds
+from segtutor.lab.protocols import membranes, real_data
+from segtutor.lab.protocols.reference_speed import speed_row
+from segtutor.lab.protocols.running_table import table_row
+from segtutor.lab.protocols.skips import LEVELS, unet_skip_bytes
 from segtutor.models.unet import PRESETS, UNet, double_conv
-
-LEVELS = (1, 2, 3, 4)
 
 
 class Cut(UNet):
@@ -39,13 +40,13 @@ class Skipless(UNet):
         return up if self.valid else up[:, :, : skip.shape[2], : skip.shape[3]]
 
 
-protocols.table_row("unet", lambda num_classes: UNet(num_classes, **PRESETS["tiny"]))
+table_row("unet", lambda num_classes: UNet(num_classes, **PRESETS["tiny"]))
 
 
 # --------------------------------------------------------------------------------------------------------------- UNET-1
 
 
-def _rivals():
+def _networks():
     from segtutor.models import FCN8s
     from segtutor.models.fcn import PRESETS as FCN_PRESETS
 
@@ -56,75 +57,36 @@ def _rivals():
     }
 
 
-def _compare(train, test, steps, seed, log):
-    """Each rival trained alike; mIoU, boundary mIoU and the IoU of membranes for each."""
-    from segtutor.training import evaluate, fit
-
-    membrane, values = train.spec.classes.index("membrane"), {}
-    for name, build in _rivals().items():
-        torch.manual_seed(seed)
-        model = build()
-        log(f"{name}: {fit(model, train, steps=steps, batch_size=8, lr=2e-3, seed=seed, precision='fp32')}")
-        scores = evaluate(model, test)
-        values[f"{name}/miou"], values[f"{name}/boundary_miou"] = scores.miou, scores.boundary_miou
-        values[f"{name}/membrane_iou"] = scores.iou[membrane].item()
-    return values
-
-
-_UNITS = {"miou": "mIoU", "boundary_miou": "mIoU within 3 pixels of a border", "membrane_iou": "IoU"}
 _NETS = "FCN-8s, U-Net with zeros in the skips' place and U-Net, tiny presets from random weights"
 
 
 @experiment(
     "UNET-1/cells",
     claim="UNET-1",
-    unit=_UNITS,
+    unit=membranes.UNITS,
     config={"size": [96, 96], "steps": 300, "thickness": 2},
     conditions=f"synthetic cells at 96x96 with membranes 2 pixels thick; {_NETS}, 300 steps of batch 8, AdamW at "
     "learning rate 2e-3, scored on 100 other images",
 )
 def cells(seed, quick, log):
     """FCN-8s, U-Net with its skips cut, and U-Net on thin synthetic membranes."""
-    from segtutor.data import SyntheticCells
-    from segtutor.data.transforms import eval_transform
-
-    cells = {"size": (96, 96), "thickness": 2, "transform": eval_transform(SyntheticCells.spec)}
-    train = SyntheticCells(length=800, seed=4000 + seed, **cells)
-    test = SyntheticCells(length=8 if quick else 100, seed=7, **cells)
-    return _compare(train, test, 5 if quick else 300, seed, log)
+    return membranes.compare(_networks(), membranes.synthetic_cells(seed, quick), seed, quick, log)
 
 
 @experiment(
     "UNET-1/vnc",
     claim="UNET-1",
-    unit=_UNITS,
+    unit=membranes.UNITS,
     config={"tile": 128, "steps": 300},
     conditions=f"Drosophila VNC in tiles of 128x128, 12 slices to train on and 4 others to score; {_NETS}, 300 steps "
     "of batch 8, AdamW at learning rate 2e-3",
 )
 def vnc(seed, quick, log):
     """FCN-8s, U-Net with its skips cut, and U-Net on real tissue."""
-    train, test = protocols.tissue(quick)
-    return _compare(train, test, 5 if quick else 300, seed, log)
+    return membranes.compare(_networks(), real_data.tissue(quick), seed, quick, log)
 
 
 # --------------------------------------------------------------------------------------------------------------- UNET-2
-
-
-def skip_bytes(model, size):
-    """Bytes of one image's skips in float32: what is laid beside the upsampled maps, and the whole maps held for it.
-
-    Returns:
-        tuple: (carried, held), one number per level, finest last.
-    """
-    from segtutor import probe
-
-    carried, held = [], []
-    for row in probe.shape_trace(model, size, names=[f"contract{level}" for level in LEVELS]):
-        held.append(4 * row.out_shape[1] * row.out_shape[2] * row.out_shape[3])
-    for row in probe.shape_trace(model, size, names=[f"expand{level}" for level in reversed(LEVELS)]):
-        carried.append(4 * row.in_shape[1] // 2 * row.in_shape[2] * row.in_shape[3])
-    return carried, held[::-1]
 
 
 @experiment(
@@ -155,7 +117,7 @@ def cost(seed, quick, log):
             "unet": UNet(2, in_channels=1, padding="valid"),
             "skipless": Skipless(2, in_channels=1, padding="valid"),
         }
-    values["carried"], values["held"] = (sum(part) / 2**20 for part in skip_bytes(nets["unet"], size))
+    values["carried"], values["held"] = (sum(part) / 2**20 for part in unet_skip_bytes(nets["unet"], size))
     for name, net in nets.items():
         counted[name] = probe.count_flops(net, size)
         values |= {
@@ -213,7 +175,7 @@ def torchvision_unet(num_classes):
     return Reference()
 
 
-rival(
+speed_row(
     "unet",
     lambda num_classes: UNet(num_classes, dropout=0.0),
     torchvision_unet,

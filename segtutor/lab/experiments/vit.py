@@ -3,14 +3,14 @@
 import contextlib
 import math
 import statistics
-import time
 from unittest import mock
 
 import torch
 
-from segtutor.lab import protocols
-from segtutor.lab.experiments.speed import quartiles, rival_at_sizes
-from segtutor.lab.harness import Measurement, experiment
+from segtutor.lab.harness import experiment
+from segtutor.lab.harness.stopwatch import forward_seconds, in_turns, milliseconds
+from segtutor.lab.protocols.reference_speed import speed_rows
+from segtutor.lab.protocols.running_table import table_row
 
 
 def _tiny(num_classes):
@@ -20,7 +20,7 @@ def _tiny(num_classes):
     return ViTSegmenter(num_classes, **PRESETS["tiny"])
 
 
-protocols.table_row("vit_segmenter", _tiny)
+table_row("vit_segmenter", _tiny)
 
 
 # ---------------------------------------------------------------------------------------------------------------- ATT-1
@@ -42,6 +42,16 @@ def swin(preset):
     from segtutor.models.swin import PRESETS
 
     return SwinTransformer(**PRESETS[preset])
+
+
+def _within(context, once):
+    """``once``, run inside ``context()``."""
+
+    def run() -> float:
+        with context():
+            return once()
+
+    return run
 
 
 def exponent(values) -> float:
@@ -93,18 +103,12 @@ def growth(seed, quick, log):
     timed = {"vit": (narrow, plain), "vit_explicit": (narrow, explicit), "swin": (swin("tiny").eval(), plain)}
     spreads = {}
     for side in sizes:
-        images, times = torch.randn(1, 3, side, side), {name: [] for name in timed}
-        for number in range(1 + (1 if quick else ROUNDS)):  # the first to warm up
-            for name in list(timed) if number % 2 == 0 else reversed(list(timed)):
-                model, way = timed[name]
-                with way(), torch.inference_mode():
-                    begun = time.process_time()
-                    model(images)
-                    times[name].append(1000 * (time.process_time() - begun))
-        for name, ms in times.items():
-            spreads[name, side] = Measurement(statistics.median(ms[1:]), quartiles(ms[1:]))
-            series.setdefault((name, "ms"), {})[side] = statistics.median(ms[1:])
-        log(f"{side}: " + ", ".join(f"{name} {statistics.median(ms[1:]):.0f} ms" for name, ms in times.items()))
+        images = torch.randn(1, 3, side, side)
+        passes = {name: _within(way, forward_seconds(model, images)) for name, (model, way) in timed.items()}
+        for name, seconds in in_turns(passes, 1 if quick else ROUNDS, warmup=1).items():
+            spreads[name, side] = milliseconds(seconds)
+            series.setdefault((name, "ms"), {})[side] = spreads[name, side].value
+        log(f"{side}: " + ", ".join(f"{name} {spreads[name, side].value:.0f} ms" for name in passes))
     for (name, metric), measured in series.items():
         values |= {
             f"{name}/{side}/{metric}": spreads[name, side] if metric == "ms" else value
@@ -130,7 +134,7 @@ def classifiers(side):
     return ours, theirs
 
 
-rival_at_sizes(
+speed_rows(
     "vit_b16",
     classifiers,
     "torchvision",

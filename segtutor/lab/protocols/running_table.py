@@ -1,10 +1,15 @@
 """The one protocol behind the running table: every model of the book, on the same data, trained alike."""
 
-import statistics
-import time
+from collections.abc import Callable, Mapping
+from functools import cache
 
-from segtutor.lab.experiments.speed import quartiles
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
 from segtutor.lab.harness import BenchmarkError, Measurement, experiment, load_experiments
+from segtutor.lab.harness.stopwatch import in_turns, milliseconds, step_seconds
+from segtutor.lab.protocols import real_data
 
 SIZE, CROP, STEPS, BATCH, LR = (120, 160), (96, 128), 400, 8, 2e-3
 FIELD = 832  # side of the square image on which receptive fields are measured
@@ -15,6 +20,12 @@ CONDITIONS = (
     f"one output pixel on an image of {FIELD}x{FIELD}, where {FIELD} means all of it, memory kept for the "
     f"backward pass of a training step (batch {BATCH} at {CROP[0]}x{CROP[1]})"
 )
+# For other experiments whose networks are trained in this way.
+TRAINED = (
+    f"CamVid at {SIZE[0]}x{SIZE[1]}, {STEPS} steps of batch {BATCH} on "
+    f"crops of {CROP[0]}x{CROP[1]}, AdamW, tiny presets from "
+    "random weights, scored on the whole test split"
+)
 UNITS = {
     "miou": "mIoU",
     "boundary_miou": "mIoU within 3 pixels of a border",
@@ -24,10 +35,11 @@ UNITS = {
     "receptive_field": "pixels",
     "kept_memory": "MiB",
 }
-BUILDERS = {}  # key of the running table -> build(num_classes)
+Build = Callable[[int], nn.Module]  # build(num_classes) makes a model
+BUILDERS: dict[str, Build] = {}  # key of the running table -> the model's tiny preset
 
 
-def table_row(key, build) -> None:
+def table_row(key: str, build: Build) -> None:
     """Enter a model into the running table, as the experiment ``table/<key>`` and a part of ``table/cost``.
 
     Args:
@@ -42,36 +54,12 @@ def table_row(key, build) -> None:
         return measure(build, seed, quick, log)
 
 
-def tissue(quick):
-    """Training and test tiles of 128x128 of the Drosophila set; eight test tiles in a quick run."""
-    from torch.utils.data import Subset
-
-    from segtutor.data import DrosophilaVNC, available
-    from segtutor.data.transforms import eval_transform
-
-    if not available("DrosophilaVNC"):
-        raise BenchmarkError("this experiment needs DrosophilaVNC: set SEGTUTOR_DATA to the folder that holds vnc/")
-    prepare = eval_transform(DrosophilaVNC("train").spec)
-    train, test = (DrosophilaVNC(split, tile=128, transform=prepare) for split in ("train", "test"))
-    if quick:
-        spec, test = test.spec, Subset(test, range(8))
-        test.spec = spec
-    return train, test
-
-
-def camvid():
+def camvid() -> tuple[Dataset, Dataset]:
     """The running table's training set, kept in memory, and its test set."""
-    from segtutor.data import CamVid, available
-    from segtutor.data.transforms import eval_transform, train_transform
-
-    if not available("CamVid"):
-        raise BenchmarkError("the running table needs CamVid: set SEGTUTOR_DATA to the folder that holds camvid/")
-    spec = CamVid("train").spec
-    train = CamVid("train", size=SIZE, transform=train_transform(spec, crop=CROP, scale=(0.8, 1.25)))
-    return train.keep_in_memory(), CamVid("test", size=SIZE, transform=eval_transform(spec))
+    return real_data.camvid(SIZE, CROP)
 
 
-def measure(build, seed, quick, log):
+def measure(build: Build, seed: int, quick: bool, log: Callable[[object], None]) -> Mapping[str, float]:
     """Train and score one model under the protocol.
 
     Args:
@@ -81,10 +69,8 @@ def measure(build, seed, quick, log):
         log: Prints a progress line.
 
     Returns:
-        dict: One value for each key of ``UNITS``.
+        One value for each key of ``UNITS``.
     """
-    import torch
-
     from segtutor import probe
     from segtutor.training import evaluate, fit
 
@@ -95,7 +81,7 @@ def measure(build, seed, quick, log):
         "parameters": probe.count_parameters(model),
         "flops": probe.count_flops(model, SIZE),
         "kept_memory": probe.count_saved_bytes(model, CROP, batch=BATCH) / 2**20,
-        "receptive_field": max_side(probe.receptive_field(model, (FIELD, FIELD))),
+        "receptive_field": longer_side(probe.receptive_field(model, (FIELD, FIELD))),
     }
     steps = 5 if quick else STEPS
     history = fit(
@@ -113,8 +99,12 @@ def measure(build, seed, quick, log):
     return values | {name: getattr(scores, name) for name in ("miou", "boundary_miou", "pixel_accuracy")}
 
 
-def max_side(field, side=FIELD) -> int:
+def longer_side(field, side: int = FIELD) -> int:
     """The longer side of a receptive field that was measured in the middle of a square image; ``side`` is all of it.
+
+    Args:
+        field: A `segtutor.probe.ReceptiveField`.
+        side: Side of the image.
 
     Raises:
         BenchmarkError: The field reaches one border of the image and not all of them, so that its size is unknown.
@@ -124,6 +114,34 @@ def max_side(field, side=FIELD) -> int:
     if field.clipped:
         raise BenchmarkError(f"the receptive field is cut off by the border of an image of {side}x{side}: {field}")
     return max(field.height, field.width)
+
+
+@cache
+def _camvid_once(quick: bool) -> tuple[Dataset, list[tuple[Tensor, Tensor]]]:
+    """The training set, and the test images, drawn once."""
+    train, test = camvid()
+    return train, [test[i] for i in range(8 if quick else len(test))]
+
+
+@cache  # several experiments of one run look at the same networks
+def trained(build: Build, seed: int, quick: bool) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+    """A model trained as for the running table, and that table's test images.
+
+    Args:
+        build: ``build(num_classes)`` makes the model.
+        seed: Seeds weights, order and augmentation.
+        quick: Five steps, eight test images.
+
+    Returns:
+        The model, in evaluation mode, and a list of (image, label).
+    """
+    from segtutor.training import fit
+
+    train, test = _camvid_once(quick)
+    torch.manual_seed(seed)
+    model = build(train.spec.num_classes)
+    fit(model, train, steps=5 if quick else STEPS, batch_size=BATCH, lr=LR, seed=seed, precision="fp32")
+    return model.eval(), test
 
 
 @experiment(
@@ -137,9 +155,6 @@ def max_side(field, side=FIELD) -> int:
 )
 def costs(seed, quick, log):
     """Time and memory of a training step of every model of the running table, in turns: a busy machine slows all."""
-    import torch
-    from torch.nn import functional as F
-
     from segtutor import probe
 
     load_experiments()
@@ -147,14 +162,9 @@ def costs(seed, quick, log):
     images = torch.rand(BATCH, 3, *CROP).contiguous(memory_format=torch.channels_last)
     target = torch.zeros(BATCH, *CROP, dtype=torch.long)
     models = {key: build(11).train().to(memory_format=torch.channels_last) for key, build in BUILDERS.items()}
-    values = {f"{key}/peak_memory": probe.count_peak_bytes(m, CROP, batch=BATCH) / 2**20 for key, m in models.items()}
-    times = {key: [] for key in models}
-    for _ in range(3 if quick else 17):
-        for key, model in models.items():
-            model.zero_grad(set_to_none=True)
-            begun = time.process_time()  # other programs on the machine do not count
-            F.cross_entropy(model(images), target).backward()
-            times[key].append(1000 * (time.process_time() - begun))
+    values: dict[str, float | Measurement] = {
+        f"{key}/peak_memory": probe.count_peak_bytes(model, CROP, batch=BATCH) / 2**20 for key, model in models.items()
+    }
+    seconds = in_turns({key: step_seconds(m, images, target) for key, m in models.items()}, 1 if quick else 15)
     log(f"{len(models)} models, in turns")
-    timed = {key: Measurement(statistics.median(ms[2:]), quartiles(ms[2:])) for key, ms in times.items()}
-    return values | {f"{key}/ms_per_step": measured for key, measured in timed.items()}
+    return values | {f"{key}/ms_per_step": milliseconds(times) for key, times in seconds.items()}
