@@ -313,7 +313,7 @@ def test_camvid_downloads_into_the_cache_and_into_a_root(server, monkeypatch, ho
         files[f"{split}/a.png"] = png(np.stack([GREY] * 3, -1))
         files[f"{split}annot/a.png"] = png(GREY % 12)
     replace_source(monkeypatch, camvid, server, files)
-    camvid.label_code.cache_clear()
+    camvid.label_mapping.cache_clear()
     dataset = camvid.CamVid("val", download=True)
     image, mask = dataset[0]
     assert image.shape == (3, 6, 8) and set(mask.unique().tolist()) == {*range(11), 255}
@@ -323,7 +323,7 @@ def test_camvid_downloads_into_the_cache_and_into_a_root(server, monkeypatch, ho
     assert camvid.CamVid("train", root=tmp_path / "mine", download=True).root == tmp_path / "mine" / "camvid"
     monkeypatch.setenv("SEGTUTOR_DATA", str(tmp_path / "mine"))
     assert camvid.CamVid().root == tmp_path / "mine" / "camvid"
-    camvid.label_code.cache_clear()
+    camvid.label_mapping.cache_clear()
 
 
 def test_vnc_and_isbi_download(server, monkeypatch, home):

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .download import checksums, download_files
-from .pairs import LabelCode, PairDataset, choose_split, matched
+from .labels import LabelMapping
+from .pairs import PairDataset, choose_split, matched
 from .root import open_root
 from .spec import DatasetSpec
 
@@ -91,14 +92,14 @@ class CamVid(PairDataset):
         self.split = choose_split("CamVid", split, ("train", "val", "test"))
         self.root = open_root("camvid", root, fetch if download else None)
         pairs = matched(self.root / split, self.root / f"{split}annot", f"CamVid {split}")
-        super().__init__(pairs, SPEC, label_code(), size=size, transform=transform)
+        super().__init__(pairs, SPEC, label_mapping(), size=size, transform=transform)
 
 
 @functools.cache
-def label_code() -> LabelCode:
+def label_mapping() -> LabelMapping:
     """File values 0-10 are the classes, 11 is void."""
     values = {**{label: label for label in range(SPEC.num_classes)}, VOID: SPEC.ignore_index}
-    return LabelCode(SPEC.num_classes, SPEC.ignore_index, values=values)
+    return LabelMapping(SPEC.num_classes, SPEC.ignore_index, values=values)
 
 
 def fetch(folder: Path) -> None:

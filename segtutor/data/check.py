@@ -18,7 +18,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from . import folder as folders
-from .pairs import SMOOTHED, LabelCode, MaskError, PairDataset, likely_cause, read_raw_mask, shorten
+from .labels import SMOOTHED, LabelMapping, MaskError, likely_cause, shorten
+from .pairs import PairDataset
+from .reading import read_raw_mask
 from .root import LAYOUTS, DataNotFoundError
 
 # Names of the two folders that people use, in the order tried; upper and lower case are the same.
@@ -154,7 +156,7 @@ def check_dataset(
         The report.
     """
     if isinstance(images, PairDataset):
-        return _check_pairs(_name(images), images.pairs, images.code, images.spec.classes, limit)
+        return _check_pairs(_name(images), images.pairs, images.mapping, images.spec.classes, limit)
     if not isinstance(images, (str, os.PathLike)):
         return _check_items(images, classes, ignore_index, limit)
     options = {"palette": palette, "ignore_index": ignore_index, "label_map": label_map, "mask_suffix": mask_suffix}
@@ -254,10 +256,10 @@ def _check_own(name, pairs, problems, classes, limit, options) -> DatasetReport:
             classes = _infer(pairs, ignore_index, limit)
     names = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else tuple(classes)
     try:
-        code, _ = folders.label_code(len(names), palette, ignore_index, label_map)
+        mapping, _ = folders.label_mapping(len(names), palette, ignore_index, label_map)
     except ValueError as error:
         return DatasetReport(name, len(pairs), problems=[*problems, Problem("values", "", str(error))])
-    return _check_pairs(name, pairs, code, names, limit, problems, inferred)
+    return _check_pairs(name, pairs, mapping, names, limit, problems, inferred)
 
 
 def _infer(pairs: Sequence, ignore_index: int, limit: int | None) -> int:
@@ -308,7 +310,7 @@ def _spread(items: Sequence, limit: int | None) -> list:
 def _check_pairs(
     name: str,
     pairs: Sequence[tuple[Path, Path]],
-    code: LabelCode,
+    mapping: LabelMapping,
     classes: tuple[str, ...],
     limit: int | None,
     problems: Sequence[Problem] = (),
@@ -321,7 +323,7 @@ def _check_pairs(
         report.checked += 1
         size = _image_size(image_path, report)
         try:
-            raw = read_raw_mask(mask_path, code.colors)
+            raw = read_raw_mask(mask_path, mapping.colors)
         except Exception as error:  # whatever Pillow raises on a damaged file is the finding
             report.problems.append(Problem("unreadable", str(mask_path), _reason(error, mask_path)))
             continue
@@ -330,24 +332,24 @@ def _check_pairs(
         found = tuple(np.unique(raw).tolist()) if raw.ndim == 2 else ()
         seen.update(found)
         try:
-            labels = code.decode(raw, str(mask_path))
+            labels = mapping.decode(raw, str(mask_path))
         except MaskError as error:
             if raw.ndim == 2:
                 wrong.append((mask_path, found))
             else:
                 colors = tuple(map(tuple, np.unique(raw.reshape(-1, 3), axis=0).tolist()))
                 message = _reason(error, mask_path)
-                report.problems.append(Problem("colors", str(mask_path), message, colors, tuple(code.colors or ())))
+                report.problems.append(Problem("colors", str(mask_path), message, colors, tuple(mapping.colors or ())))
             continue
-        labels = np.where(labels == code.ignore_index, len(classes), labels)
+        labels = np.where(labels == mapping.ignore_index, len(classes), labels)
         pixels += np.bincount(labels.ravel(), minlength=len(classes) + 1)
     report.pixels, report.void = tuple(pixels[:-1].tolist()), int(pixels[-1])
     for path, found in wrong:
         # All masks together tell more about the cause than one: labels from 1 show in that no mask holds a 0.
-        cause = likely_cause(sorted(seen), code, str(path))
-        message = f"holds the values {shorten(found)}; allowed are {shorten(code.allowed())}: {cause}"
-        report.problems.append(Problem("values", str(path), message, found, code.allowed()))
-    report.problems += _about_the_whole(sorted(seen), code, report)
+        cause = likely_cause(sorted(seen), mapping, str(path))
+        message = f"holds the values {shorten(found)}; allowed are {shorten(mapping.allowed())}: {cause}"
+        report.problems.append(Problem("values", str(path), message, found, mapping.allowed()))
+    report.problems += _about_the_whole(sorted(seen), mapping, report)
     return report
 
 
@@ -380,19 +382,19 @@ def _size_problem(image: Path, mask: Path, size: tuple[int, int], other: tuple[i
     return Problem("size", str(mask), f"{message}: {cause}", found=other, allowed=size)
 
 
-def _about_the_whole(seen: list[int], code: LabelCode, report: DatasetReport) -> list[Problem]:
+def _about_the_whole(seen: list[int], mapping: LabelMapping, report: DatasetReport) -> list[Problem]:
     """What no single mask can show: values that are allowed one by one, but not what they seem."""
-    if code.values is not None or not seen or any(problem.kind == "values" for problem in report.problems):
+    if mapping.values is not None or not seen or any(problem.kind == "values" for problem in report.problems):
         return []
-    labels = [value for value in seen if value != code.ignore_index]
-    allowed = code.allowed()
-    if seen == [0, 255] and code.ignore_index == 255:
+    labels = [value for value in seen if value != mapping.ignore_index]
+    allowed = mapping.allowed()
+    if seen == [0, 255] and mapping.ignore_index == 255:
         message = (
             "all masks together hold only 0 and 255, and 255 is void, so nothing but class 0 would be learnt: "
             "looks like 0/255 binary masks; map them with label_map={0: 0, 255: 1}"
         )
         return [Problem("binary", "", message, tuple(seen), allowed)]
-    if labels and labels[0] == 1 and 0 not in seen and labels[-1] == code.num_classes - 1 and report.inferred:
+    if labels and labels[0] == 1 and 0 not in seen and labels[-1] == mapping.num_classes - 1 and report.inferred:
         message = (
             f"all masks together hold the labels {shorten(labels)} and never 0: looks like labels that start at 1; "
             "subtract 1, with label_map=, or give class 0 its place on purpose with the number of classes"
@@ -440,17 +442,17 @@ def _check_items(
     if classes is None:
         classes = max([1, *labels]) + 1
     names = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else tuple(classes)
-    code = LabelCode(len(names), ignore_index)
+    mapping = LabelMapping(len(names), ignore_index)
     report.classes, report.void = names, counts[ignore_index]
     report.pixels = tuple(counts[label] for label in range(len(names)))
-    wrong = sorted(set(counts) - set(code.allowed()))
+    wrong = sorted(set(counts) - set(mapping.allowed()))
     if wrong:
         message = (
-            f"the masks hold the values {shorten(sorted(counts))}; allowed are {shorten(code.allowed())}: "
-            f"{likely_cause(sorted(counts), code)}"
+            f"the masks hold the values {shorten(sorted(counts))}; allowed are {shorten(mapping.allowed())}: "
+            f"{likely_cause(sorted(counts), mapping)}"
         )
-        report.problems.append(Problem("values", where[wrong[0]], message, tuple(sorted(counts)), code.allowed()))
-    report.problems += _about_the_whole(sorted(counts), code, report)
+        report.problems.append(Problem("values", where[wrong[0]], message, tuple(sorted(counts)), mapping.allowed()))
+    report.problems += _about_the_whole(sorted(counts), mapping, report)
     return report
 
 

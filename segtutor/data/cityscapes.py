@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .pairs import LabelCode, PairDataset, choose_split, shorten
+from .labels import LabelMapping, shorten
+from .pairs import PairDataset, choose_split
 from .root import DataNotFoundError, open_root
 from .spec import DatasetSpec
 
@@ -81,7 +82,7 @@ class Cityscapes(PairDataset):
     ) -> None:
         self.split = choose_split("Cityscapes", split, ("train", "val"))
         self.root = open_root("cityscapes", root, None, how=HOW)
-        super().__init__(pair_files(self.root, split), SPEC, label_code(), size=size, transform=transform)
+        super().__init__(pair_files(self.root, split), SPEC, label_mapping(), size=size, transform=transform)
 
 
 def pair_files(root: Path, split: str) -> list[tuple[Path, Path]]:
@@ -104,8 +105,8 @@ def pair_files(root: Path, split: str) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def label_code() -> LabelCode:
+def label_mapping() -> LabelMapping:
     """Ids in the files to train ids; every other id is void. The licence plate's -1 is 255 in 8 bits."""
     values = dict.fromkeys([*range(34), 255], SPEC.ignore_index)
     values.update({file_value: label for label, (_, file_value, _) in enumerate(_CLASSES)})
-    return LabelCode(SPEC.num_classes, SPEC.ignore_index, values=values)
+    return LabelMapping(SPEC.num_classes, SPEC.ignore_index, values=values)

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from .download import checksums, download_files
-from .pairs import LabelCode, PairDataset, check_size, choose_split
+from .labels import LabelMapping
+from .pairs import PairDataset, check_size, choose_split
 from .root import DataNotFoundError, open_root
 from .spec import DatasetSpec
 
@@ -81,7 +82,7 @@ class DrosophilaVNC(PairDataset):
         pairs = [slice_files(self.root, number) for number in SLICES[split]]
         for path in (path for pair in pairs for path in pair if not path.exists()):
             raise DataNotFoundError(f"DrosophilaVNC {split} has no file {path}: restore it, or choose another split")
-        super().__init__(pairs, with_channels(SPEC, channels), label_code(), size=size, transform=transform)
+        super().__init__(pairs, with_channels(SPEC, channels), label_mapping(), size=size, transform=transform)
         self.tile = check_size((tile, tile) if isinstance(tile, int) else tile)
         if self.tile and any(1024 % side for side in self.tile):
             raise ValueError(f"tile={self.tile} does not divide 1024 x 1024: give powers of two, e.g. 256")
@@ -131,9 +132,9 @@ def with_channels(spec: DatasetSpec, channels: int) -> DatasetSpec:
 
 
 @functools.cache
-def label_code() -> LabelCode:
+def label_mapping() -> LabelMapping:
     """File values to the five classes."""
-    return LabelCode(SPEC.num_classes, SPEC.ignore_index, values=_FILE_VALUES)
+    return LabelMapping(SPEC.num_classes, SPEC.ignore_index, values=_FILE_VALUES)
 
 
 def fetch(folder: Path) -> None:

@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .pairs import LabelCode, PairDataset, list_files, shorten, unmatched
+from .labels import LabelMapping, shorten
+from .pairs import PairDataset, unmatched
+from .reading import list_files
 from .root import DataNotFoundError
 from .spec import DatasetSpec
 
@@ -75,7 +77,7 @@ class SegmentationFolder(PairDataset):
             raise ValueError("classes is empty: name at least one class")
         if channels not in (1, 3):
             raise ValueError(f"channels={channels} is not valid: give 3 for colour or 1 for grey images")
-        code, colors = label_code(len(names), palette, ignore_index, label_map)
+        mapping, colors = label_mapping(len(names), palette, ignore_index, label_map)
         spec = DatasetSpec(
             name="folder",
             title=Path(images).resolve().parent.name or "folder",
@@ -90,15 +92,15 @@ class SegmentationFolder(PairDataset):
         pairs, problems = find_pairs(images, masks, mask_suffix)
         if problems:
             raise ValueError(f"{'; '.join(problems)}: give each image one mask of the same name, or set mask_suffix")
-        super().__init__(pairs, spec, code, size=size, transform=transform)
+        super().__init__(pairs, spec, mapping, size=size, transform=transform)
 
 
-def label_code(
+def label_mapping(
     count: int,
     palette: Sequence[tuple[int, int, int]] | Mapping[tuple[int, int, int], int] | None,
     ignore_index: int,
     label_map: Mapping[int, int] | None,
-) -> tuple[LabelCode, tuple[tuple[int, int, int], ...]]:
+) -> tuple[LabelMapping, tuple[tuple[int, int, int], ...]]:
     """How the values in the files become labels, and one colour per class.
 
     Raises:
@@ -124,7 +126,7 @@ def label_code(
         wrong = sorted(set(label_map.values()) - labels)
         if wrong:
             raise ValueError(f"label_map maps to {shorten(wrong)}; allowed are 0..{count - 1}, {ignore_index}")
-    return LabelCode(count, ignore_index, values=label_map, colors=colors), shown
+    return LabelMapping(count, ignore_index, values=label_map, colors=colors), shown
 
 
 def default_colors(count: int) -> tuple[tuple[int, int, int], ...]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from .download import checksums, download_files
 from .drosophila_vnc import with_channels
-from .pairs import LabelCode, PairDataset, choose_split, matched
+from .labels import LabelMapping
+from .pairs import PairDataset, choose_split, matched
 from .root import DataNotFoundError, open_root
 from .spec import DatasetSpec
 
@@ -74,7 +75,7 @@ class ISBI2012(PairDataset):
         if missing:
             raise DataNotFoundError(f"ISBI2012 {split} has no slices {', '.join(missing)} in {self.root}: restore them")
         pairs = [found[str(number)] for number in SLICES[split]]
-        super().__init__(pairs, with_channels(SPEC, channels), label_code(), size=size, transform=transform)
+        super().__init__(pairs, with_channels(SPEC, channels), label_mapping(), size=size, transform=transform)
 
 
 def pair_files(root: Path) -> list[tuple[Path, Path]]:
@@ -82,9 +83,9 @@ def pair_files(root: Path) -> list[tuple[Path, Path]]:
     return matched(root / "train" / "image", root / "train" / "label", "ISBI2012")
 
 
-def label_code() -> LabelCode:
+def label_mapping() -> LabelMapping:
     """File values 0 (membrane) and 255 (cell) to 0 and 1."""
-    return LabelCode(SPEC.num_classes, SPEC.ignore_index, values={0: 0, 255: 1})
+    return LabelMapping(SPEC.num_classes, SPEC.ignore_index, values={0: 0, 255: 1})
 
 
 def fetch(folder: Path) -> None:

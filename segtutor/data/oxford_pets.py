@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .download import download_archives
-from .pairs import LabelCode, PairDataset, choose_split
+from .labels import LabelMapping
+from .pairs import PairDataset, choose_split
 from .root import open_root
 from .spec import DatasetSpec
 
@@ -76,7 +77,7 @@ class OxfordPets(PairDataset):
             pairs = [pair for i, pair in enumerate(pairs) if (i % 10 == 9) == (split == "val")]
         spec = SPEC if border == "void" else SPEC_WITH_BORDER
         values = {1: 1, 2: 0, 3: SPEC.ignore_index if border == "void" else 2}
-        super().__init__(pairs, spec, LabelCode(spec.num_classes, values=values), size=size, transform=transform)
+        super().__init__(pairs, spec, LabelMapping(spec.num_classes, values=values), size=size, transform=transform)
 
 
 def fetch(folder: Path) -> None:

@@ -1,213 +1,23 @@
-"""What all datasets on disk share: reading an image, reading a mask exactly, turning file values into labels.
+"""What all datasets on disk share: pairs of an image file and a mask file, resized alike and turned into tensors.
 
-Masks are read as numbers, never as pictures: the index of a palette file is the label, 16 bits stay 16 bits, and
-resizing picks pixels, so that no label appears that was not in the file.
+Resizing picks pixels of a mask, so that no label appears that was not in the file.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .labels import LabelMapping, shorten
+from .reading import list_files, read_image, read_raw_mask
 from .spec import DatasetSpec
-
-# What Pillow opens everywhere and people keep masks and photographs in.
-EXTENSIONS = frozenset(".bmp .gif .jpeg .jpg .jp2 .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split())
-LOSSY = frozenset(".jpeg .jpg".split())
-SMOOTHED = "a mask that was resized with interpolation, or a photograph; export it again without smoothing"
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # how Pillow names 16-bit files, by version and byte order
-
-
-class MaskError(ValueError):
-    """A mask holds values that are no label."""
-
-
-@dataclass(frozen=True)
-class LabelCode:
-    """How the values in mask files become labels 0..num_classes-1 and ``ignore_index``.
-
-    Attributes:
-        num_classes: Number of classes.
-        ignore_index: Label of void pixels.
-        values: File value -> label; None: the values are the labels.
-        colors: RGB in 0-255 -> label, for masks that are colour pictures; None: such masks are refused.
-    """
-
-    num_classes: int
-    ignore_index: int = 255
-    values: Mapping[int, int] | None = None
-    colors: Mapping[tuple[int, int, int], int] | None = None
-
-    def allowed(self) -> tuple[int, ...]:
-        """The values that a mask file may hold, in rising order."""
-        if self.values is not None:
-            return tuple(sorted(self.values))
-        return tuple(sorted({*range(self.num_classes), self.ignore_index}))
-
-    def decode(self, raw: np.ndarray, where: str) -> np.ndarray:
-        """Labels of one mask.
-
-        Args:
-            raw: (H, W) values or (H, W, 3) colours, as :func:`read_raw_mask` gives them.
-            where: Name of the file, for the message.
-
-        Returns:
-            (H, W) int64 labels.
-
-        Raises:
-            MaskError: If a value or colour is not allowed; the message names file, values and likely cause.
-        """
-        if raw.ndim == 3:
-            return self._decode_colors(raw, where)
-        if raw.dtype == np.uint8:  # counting is ten times faster than sorting
-            found, back = np.flatnonzero(np.bincount(raw.ravel(), minlength=256)), None
-        else:
-            found, back = np.unique(raw, return_inverse=True)
-        wrong = sorted(set(found.tolist()) - set(self.allowed()))
-        if wrong:
-            raise MaskError(
-                f"{where} holds the values {shorten(found.tolist())}; allowed are {shorten(self.allowed())}: "
-                f"{likely_cause(found.tolist(), self, where)}"
-            )
-        labels = found.astype(np.int64)
-        if self.values is not None:
-            labels = np.array([self.values[value] for value in found.tolist()], dtype=np.int64)
-        if back is not None:
-            return labels[back.reshape(raw.shape)]
-        table = np.zeros(256, dtype=np.int64)
-        table[found] = labels
-        return table[raw]
-
-    def _decode_colors(self, raw: np.ndarray, where: str) -> np.ndarray:
-        packed = raw.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-        found, back = np.unique(packed, return_inverse=True)
-        colors = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in found]
-        wrong = [color for color in colors if color not in (self.colors or {})]
-        if wrong:
-            allowed = shorten(sorted(self.colors)) if self.colors else "single numbers per pixel"
-            raise MaskError(
-                f"{where} holds the colours {shorten(wrong)}; allowed are {allowed}: "
-                f"{likely_color_cause(len(colors), self, where)}"
-            )
-        labels = np.array([self.colors[color] for color in colors], dtype=np.int64)
-        return labels[back.reshape(raw.shape[:2])]
-
-
-def likely_cause(found: Sequence[int], code: LabelCode, where: str = "") -> str:
-    """Why a mask holds values that are no labels, and what to do, in one phrase."""
-    classes, extra = code.num_classes, sorted(set(found) - set(code.allowed()))
-    plain = sorted(set(found) - {code.ignore_index})
-    if Path(where).suffix.lower() in LOSSY:
-        return "JPEG changes the values of labels; export the masks as PNG"
-    if code.values is not None:
-        return "the file is not from this dataset, or was resized or re-encoded; restore the original file"
-    if set(found) <= {0, 255} and 255 in found:
-        return "looks like a 0/255 binary mask; map it with label_map={0: 0, 255: 1}"
-    if plain and plain[0] >= 1 and plain[-1] == classes:
-        return f"looks like labels 1..{classes} instead of 0..{classes - 1}; subtract 1, with label_map="
-    if extra == [classes]:
-        return f"either there are {classes + 1} classes, or {classes} is void; map void to 255 with label_map="
-    if extra == [code.ignore_index] or extra == [255]:
-        return "255 usually marks void; pass ignore_index=255"
-    if len(found) > 4 * classes and len(found) > 16:
-        return f"looks like {SMOOTHED}"
-    step = found[1] - found[0] if len(found) > 1 else 0
-    if step > 1 and all((value - found[0]) % step == 0 for value in found):
-        return "looks like labels spread over the grey levels to make them visible; map them back with label_map="
-    return "the number of classes is too small, or the values need label_map="
-
-
-def likely_color_cause(count: int, code: LabelCode, where: str) -> str:
-    """Why a mask is a colour picture with colours that are no labels, and what to do, in one phrase."""
-    if Path(where).suffix.lower() in LOSSY:
-        return "JPEG blends the colours of labels; export the masks as PNG"
-    if count > 256:
-        return f"looks like {SMOOTHED}"
-    if not code.colors:
-        return "looks like an RGB mask; pass palette= with one colour per class"
-    return "a class is missing from palette=, or the mask was smoothed"
-
-
-def shorten(values: Sequence, most: int = 12) -> str:
-    """Values for a message: all of them, a range, or the first few."""
-    values = list(values)
-    if len(values) > 3 and all(isinstance(v, int) for v in values):
-        run = len(values) - (values[-2] + 1 != values[-1])
-        if run > 3 and values[:run] == list(range(values[0], values[0] + run)):
-            rest = "".join(f", {value}" for value in values[run:])
-            return f"{values[0]}..{values[run - 1]}{rest}"
-    shown = ", ".join(map(str, values[:most]))
-    return shown if len(values) <= most else f"{shown}, ... ({len(values)} in all)"
-
-
-def read_image(path: Path, channels: int = 3) -> np.ndarray:
-    """One image file as numbers in [0, 1].
-
-    Args:
-        path: File that Pillow can open, of 8 or 16 bits a channel.
-        channels: 3 for colour (grey files are repeated), 1 for grey (colour files by the usual luma weights).
-
-    Returns:
-        (C, H, W) float32.
-
-    Raises:
-        ValueError: If the file cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode in _SIXTEEN_BITS:
-                grey = np.asarray(image).astype(np.float32) / 65535
-                return np.repeat(grey[None], channels, axis=0)
-            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}): it is damaged, or no image file") from error
-    pixels = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels).astype(np.float32) / 255
-
-
-def read_raw_mask(path: Path, colors: Mapping | None = None) -> np.ndarray:
-    """The numbers in a mask file.
-
-    Args:
-        path: File that Pillow can open.
-        colors: Colours that are labels. A palette file all of whose colours are among them is read as colours;
-            any other one as palette indices.
-
-    Returns:
-        (H, W) integers: grey values of 1, 8, 16 or 32 bits, or palette indices; (H, W, 3) uint8 for a colour mask,
-        unless all of its pixels are grey. Alpha is left out.
-
-    Raises:
-        ValueError: If the file cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode == "P" and colors:
-                rgb = np.asarray(image.convert("RGB"))
-                used = {tuple(c) for c in np.unique(rgb.reshape(-1, 3), axis=0).tolist()}
-                raw = rgb if used <= set(colors) else np.asarray(image)
-            else:
-                raw = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a mask ({error}): it is damaged, or no image file") from error
-    if raw.dtype.kind == "f":
-        if not np.array_equal(raw, np.round(raw)):
-            raise MaskError(f"{path} holds fractions (e.g. {raw[raw != np.round(raw)][0]}): masks hold whole numbers")
-        raw = raw.astype(np.int64)
-    if raw.ndim == 3:
-        raw = raw[..., 0] if raw.shape[2] == 2 else raw[..., :3]
-    if raw.ndim == 3 and not colors and (raw == raw[..., :1]).all():
-        raw = raw[..., 0]  # grey labels that a program saved as RGB
-    return raw.astype(np.uint8) if raw.dtype == bool else raw
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -244,23 +54,6 @@ def check_size(size: Sequence[int] | None) -> tuple[int, int] | None:
     return int(size[0]), int(size[1])
 
 
-def list_files(folder: Path) -> dict[str, Path]:
-    """The image files below a folder, by relative path without extension, in alphabetical order.
-
-    Raises:
-        ValueError: If two files differ in their extension only.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in EXTENSIONS or path.name.startswith(".") or not path.is_file():
-            continue
-        key = path.relative_to(folder).with_suffix("").as_posix()
-        if key in found:
-            raise ValueError(f"{folder} holds both {found[key].name} and {path.name}: keep one of them")
-        found[key] = path
-    return found
-
-
 class PairDataset(Dataset):
     """Images and masks in files, as pairs.
 
@@ -269,7 +62,7 @@ class PairDataset(Dataset):
     Args:
         pairs: (image file, mask file) of each item.
         spec: What the set says about itself.
-        code: How file values become labels.
+        mapping: How file values become labels.
         size: (height, width) to resize to; None: as in the file.
         transform: Called as ``transform(image, mask)`` on ``tv_tensors.Image`` and ``tv_tensors.Mask``.
     """
@@ -278,14 +71,14 @@ class PairDataset(Dataset):
         self,
         pairs: Sequence[tuple[Path, Path]],
         spec: DatasetSpec,
-        code: LabelCode,
+        mapping: LabelMapping,
         *,
         size: tuple[int, int] | None = None,
         transform: Callable | None = None,
     ) -> None:
         self.pairs = list(pairs)
         self.spec = spec
-        self.code = code
+        self.mapping = mapping
         self.size = check_size(size)
         self.transform = transform
         self._kept: dict[int, tuple[Tensor, Tensor]] | None = None
@@ -313,7 +106,7 @@ class PairDataset(Dataset):
         """
         image_path, mask_path = self.pairs[index]
         image = read_image(image_path, self.spec.in_channels)
-        labels = self.code.decode(read_raw_mask(mask_path, self.code.colors), str(mask_path))
+        labels = self.mapping.decode(read_raw_mask(mask_path, self.mapping.colors), str(mask_path))
         if image.shape[1:] != labels.shape:
             raise ValueError(
                 f"{image_path} is {image.shape[1]} x {image.shape[2]} pixels (height x width) but {mask_path} is "

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .download import download_archives
-from .pairs import LabelCode, PairDataset, choose_split
+from .labels import LabelMapping
+from .pairs import PairDataset, choose_split
 from .root import DataNotFoundError, open_root
 from .spec import DatasetSpec
 
@@ -106,7 +107,7 @@ class VOC(PairDataset):
                 "download=True"
             ) from error
         pairs = [(Path(image), Path(mask)) for image, mask in zip(source.images, source.masks, strict=True)]
-        super().__init__(pairs, SPEC, LabelCode(SPEC.num_classes, SPEC.ignore_index), size=size, transform=transform)
+        super().__init__(pairs, SPEC, LabelMapping(SPEC.num_classes, SPEC.ignore_index), size=size, transform=transform)
 
 
 def fetch(folder: Path, year: str = "2012", split: str = "train") -> None:

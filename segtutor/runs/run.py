@@ -121,7 +121,7 @@ def predict(
         The label files, and one sentence for each image that was refused.
     """
     from segtutor import inference
-    from segtutor.data.pairs import read_image
+    from segtutor.data.reading import read_image
 
     run, out = Path(run), Path(out)
     recipe = _recipe(run)
@@ -236,7 +236,7 @@ def _last_split(recipe: Recipe) -> str:
 
 def _named(images: Sequence[Path | str]) -> list[tuple[Path, str]]:
     """Each file with a name for its results that no other has."""
-    from segtutor.data.pairs import list_files
+    from segtutor.data.reading import list_files
 
     files: list[Path] = []
     for path in map(Path, images):
