@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from segtutor import cli, factory, runs
-from segtutor.factory import ConfigError, Features, SegmentationModel, backbones
+from segtutor.factory import ConfigError, Features, SegmentationModel
+from segtutor.factory.backbones import registry
 from segtutor.runs import read_recipe, recipe, sources
 from segtutor.training import load_checkpoint
 
@@ -42,7 +43,7 @@ class Pools(nn.Module):
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setitem(backbones.BACKBONES, "pools", backbones.Entry(Pools, None, {"pools": {}}))
+    monkeypatch.setitem(registry.BACKBONES, "pools", registry.Entry(Pools, None, {"pools": {}}))
 
 
 CONFIG = {
@@ -124,7 +125,7 @@ def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, 
     assert cli.main(["train", "--config", config, *extra, "schedule.save_every=3", "--out", str(run)]) == 130
     assert "Continue with: segtutor train --resume" in capsys.readouterr().out
     monkeypatch.undo()
-    monkeypatch.setitem(backbones.BACKBONES, "pools", backbones.Entry(Pools, None, {"pools": {}}))
+    monkeypatch.setitem(registry.BACKBONES, "pools", registry.Entry(Pools, None, {"pools": {}}))
     done = len(load_checkpoint(run / "checkpoint.pt")["history"]["steps"])
     assert 0 < done < 6
     assert cli.main(["train", "--resume", str(run)]) == 0

@@ -14,11 +14,11 @@ from segtutor.factory import (
     Features,
     HeadOutput,
     backbones,
-    create,
     create_backbone,
     create_head,
     create_model,
     heads,
+    parse,
 )
 
 RESNET18 = {"type": "resnet", "depth": 18}
@@ -116,7 +116,7 @@ def test_configuration_is_not_changed():
     config = {"backbone": dict(RESNET18), "head": {"type": "fcn"}}
     create_model(config, num_classes=3)
     assert config == {"backbone": RESNET18, "head": {"type": "fcn"}}
-    settings = create.parse_config(GOOD)
+    settings = parse.parse_config(GOOD)
     assert is_dataclass(settings) and settings.backbone["output_stride"] == 32
     with pytest.raises(AttributeError):
         settings.num_classes = 50

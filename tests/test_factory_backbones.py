@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segtutor import factory, probe, weights
-from segtutor.factory import ConfigError, Features, backbones, create_backbone, create_model, get_backbone_channels
-from segtutor.factory.backbones import STRIDES, parse_backbone
-from segtutor.factory.vovnet import STAGES, VoVNet
+from segtutor.factory import ConfigError, Features, create_backbone, create_model, get_backbone_channels
+from segtutor.factory.backbones import STRIDES, checkpointing, list_backbone_names, list_backbone_uses, registry
+from segtutor.factory.backbones import timm as timm_backbones
+from segtutor.factory.backbones.vovnet import STAGES, VoVNet
 from segtutor.lab.experiments.factory import called_dilated
 from segtutor.models.segformer import TRUNKS, MixTransformer
 
@@ -45,12 +46,12 @@ PARAMETERS = {
     "mit-b4": 60_842_688,
     "mit-b5": 81_443_008,
 }
-NAMES = backbones.list_backbone_names()
+NAMES = list_backbone_names()
 # The first name of each type is its smallest network; types without names have an example here.
 EXAMPLES = {"timm": {"type": "timm", "name": "regnetx_002"}}
 SMALL = {
     name: {"type": name, **next(iter(entry.names.values()))} if entry.names else EXAMPLES[name]
-    for name, entry in backbones.BACKBONES.items()
+    for name, entry in registry.BACKBONES.items()
 }
 every_name = pytest.mark.parametrize("name", NAMES)
 every_type = pytest.mark.parametrize("section", SMALL.values(), ids=list(SMALL))
@@ -104,14 +105,14 @@ def test_channels_are_known_at_once_and_without_building_anything(monkeypatch, n
     times = []
     for _ in range(5):
         begun = time.process_time()
-        assert len(get_backbone_channels(config)) == 4 and backbones.backbone_strides(config) == STRIDES
+        assert len(get_backbone_channels(config)) == 4 and registry.backbone_strides(config) == STRIDES
         times.append(time.process_time() - begun)
     assert min(times) < 0.010
 
 
 @every_name
 def test_every_name_says_when_to_use_it_in_one_sentence(name):
-    use = backbones.list_backbone_uses()[name]
+    use = list_backbone_uses()[name]
     assert use.endswith(".") and use[:-1].count(".") == 0 and use[0].isupper()
 
 
@@ -151,7 +152,7 @@ def test_dilates_or_says_who_can(section, stride):
     assert (
         backbone.strides
         == tuple(min(each, stride) for each in STRIDES)
-        == backbones.backbone_strides({"backbone": section})
+        == registry.backbone_strides({"backbone": section})
     )
     assert probe.count_parameters(backbone) == probe.count_parameters(on_meta({**section, "output_stride": 32}))
     check_maps(backbone, 65, 97)
@@ -220,7 +221,7 @@ def test_a_frozen_backbone_learns_nothing_and_keeps_its_statistics(section):
 
 def test_frozen_and_checkpointing_are_switches():
     for key in ("frozen", "checkpointing"):
-        assert parse_backbone("resnet18")[key] is False
+        assert registry.parse_backbone("resnet18")[key] is False
         with pytest.raises(ConfigError, match=f"backbone.{key}: 1 is a int, expected bool"):
             create_backbone({"type": "resnet", key: 1})
     with pytest.raises(ConfigError, match="backbone.frozn: unknown key; did you mean 'frozen'"):
@@ -229,7 +230,7 @@ def test_frozen_and_checkpointing_are_switches():
 
 def test_checkpointing_needs_blocks():
     with pytest.raises(ConfigError, match="backbone.checkpointing"):
-        backbones.checkpoint_blocks(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
+        checkpointing.checkpoint_blocks(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
 
 
 # -------------------------------------------------------------------------------------------------- pretrained weights
@@ -321,7 +322,7 @@ def test_a_network_without_published_weights_says_so():
 def test_the_licence_of_weights_is_said_once(monkeypatch, capsys):
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, **options: real(name, **{**options, "pretrained": False}))
-    backbones._say_licence.cache_clear()
+    timm_backbones._say_licence.cache_clear()
     for _ in range(2):
         create_backbone({"type": "mobilenetv2", "pretrained": True})
     said = capsys.readouterr().out
@@ -518,7 +519,7 @@ def test_another_timm_network_dilates_if_timm_can():
 
 
 def test_a_registered_class_gets_the_common_keys(monkeypatch):
-    monkeypatch.setattr(backbones, "BACKBONES", dict(backbones.BACKBONES))
+    monkeypatch.setattr(registry, "BACKBONES", dict(registry.BACKBONES))
 
     @factory.register_backbone("pairs")
     class Pairs(nn.Module):

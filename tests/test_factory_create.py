@@ -7,7 +7,8 @@ import torch
 from contract import AuxiliaryContract, images, perturb_norms, seeded
 
 from segtutor.data import SyntheticScenes
-from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create, create_model
+from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create_model
+from segtutor.factory import saved as saving
 
 
 def tiny(num_classes=5, **settings):
@@ -215,7 +216,7 @@ class TestAuxiliaryOutput(AuxiliaryContract):
 
 
 def test_partial_files_do_not_stay(tmp_path):
-    with pytest.raises(KeyboardInterrupt), create._whole(tmp_path / "x") as part:
+    with pytest.raises(KeyboardInterrupt), saving.whole(tmp_path / "x") as part:
         part.write_text("half")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from contract import images, perturb_norms, seeded
 from torch import nn
 
-from segtutor.factory import ConfigError, Features, HeadOutput, create, create_head, list_heads
+from segtutor.factory import ConfigError, Features, HeadOutput, create_head, list_heads
 from segtutor.factory.heads import HEADS, aspp_ocnet, jpu, ksac, ocnet
 from segtutor.factory.heads.context import rates_at
+from segtutor.factory.heads.smp import UShapedHead
 from segtutor.layers import softmax_attention
 from segtutor.models.deeplab_v3 import ASPP
 
@@ -337,7 +338,7 @@ def test_fpn_is_smps_where_their_structures_agree(monkeypatch):
     "name", ["unet", "unetplusplus", "manet", "linknet", "fpn", "deeplabv3plus", "upernet", "segformer"]
 )
 @torch.no_grad()
-def test_guests_are_smps(name):
+def test_smp_decoders_are_smps(name):
     import segmentation_models_pytorch as smp
 
     dilated = {"encoder_output_stride": 16, "decoder_atrous_rates": (6, 12, 18)} if name == "deeplabv3plus" else {}
@@ -352,7 +353,7 @@ def test_guests_are_smps(name):
     state = theirs.decoder.state_dict()
     ours.decoder.load_state_dict({key: state[key] for key in ours.decoder.state_dict()})
     # U-shapes go on beyond c1 there; what they have made when they have read it is what a head here returns.
-    last = {"unetplusplus": "blocks.x_0_2"}.get(name, "blocks.2" if name in create._U_SHAPED else "")
+    last = {"unetplusplus": "blocks.x_0_2"}.get(name, "blocks.2" if isinstance(ours, UShapedHead) else "")
     seen = []
     theirs.decoder.get_submodule(last).register_forward_hook(lambda _, given, result: seen.append(result))
     maps = theirs.encoder(images(2, 3, 64, 96, dtype=torch.float64))
@@ -364,7 +365,7 @@ def test_guests_are_smps(name):
 
 
 @torch.no_grad()
-def test_guests_bring_maps_to_a_grid_and_leave_fitting_ones_alone():
+def test_smp_decoders_bring_maps_to_a_grid_and_leave_fitting_ones_alone():
     head = build("smp:unet").eval()
     for size, least in (((65, 97), (3, 4)), ((64, 96), (2, 3)), ((32, 32), (1, 1))):
         given = features(size)

@@ -57,7 +57,10 @@ ONE_ROOM = set(ARROWS) - {"models", "lab", "lab.experiments"}
 FORBIDDEN = {
     "models": {"timm", "torchvision", "segmentation_models_pytorch", "transformers", "numpy", "scipy"},
 }
-ONLY_IMPORTER = {"timm": {"factory.backbones"}, "segmentation_models_pytorch": {"factory.create"}}
+ONLY_IMPORTER = {
+    "timm": {"factory.backbones.timm"},
+    "segmentation_models_pytorch": {"factory.heads.smp"},
+}
 # At the top of a module these would make `import segtutor.x` slow: torchvision alone costs seconds
 LAZY = {"torchvision", "timm", "segmentation_models_pytorch", "transformers", "torchmetrics", "scipy", "matplotlib"}
 LAZY_BUT = {("viz", "matplotlib")}

@@ -125,10 +125,10 @@ def listing(names: Iterable[str] = ()) -> str:
             )
             lines += _when(card.when)
     if not names:
-        guests = len([name for name in HEADS if ":" in name])
+        decoders = len([name for name in HEADS if ":" in name])
         lines += [
             "",
-            f"Any other timm network with four maps: backbone {{type: timm, name: ...}}. Guest heads: {guests}.",
+            f"Any other timm network with four maps: backbone {{type: timm, name: ...}}. Heads from smp: {decoders}.",
         ]
         lines += [f"Shipped configurations: {', '.join(shipped_configs())}."]
     return "\n".join(lines).strip("\n")

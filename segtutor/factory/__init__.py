@@ -8,8 +8,9 @@ from segtutor.factory.backbones import (
     register_backbone,
 )
 from segtutor.factory.config import ConfigError, ModelConfig
-from segtutor.factory.create import ModelInfo, SegmentationModel, create_model
+from segtutor.factory.create import create_model
 from segtutor.factory.heads import HeadOutput, create_head, list_heads, register_head
+from segtutor.factory.segmenter import ModelInfo, SegmentationModel
 
 __all__ = [
     "ConfigError",

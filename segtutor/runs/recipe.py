@@ -25,7 +25,7 @@ from segtutor.factory.config import (
     shipped_configs,
     suggest,
 )
-from segtutor.factory.create import expand, parse_config
+from segtutor.factory.parse import expand, parse_config
 from segtutor.runs.sources import open_data, parse_data
 
 LOSSES = ("CrossEntropyLoss", "DiceLoss", "FocalLoss", "LovaszLoss", "BorderWeightedLoss")

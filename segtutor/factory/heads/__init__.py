@@ -1,106 +1,6 @@
-"""Production heads: one file each, all `Features` to `HeadOutput`.
+"""Production heads: one file each, all `Features` to `HeadOutput`."""
 
-Adding a head takes one class, in a file that is imported at the end of this one:
-
-    @register_head("mean")
-    class MeanHead(nn.Module):
-        in_strides, out_stride = (32,), 32
-        when = "To know what the mean of c4 alone is worth."
-        def __init__(self, channels, strides, num_classes, *, proj_dim: Count = 256): ...
-        def forward(self, features): return HeadOutput(logits, embedding)
-
-Its keyword-only arguments are the keys of the configuration's section ``head``.
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-from torch import Tensor, nn
-
-from segtutor.factory.config import ConfigError, parse, section_of, type_of
-
-HEADS: dict[str, type] = {}
-
-
-@dataclass(frozen=True)
-class HeadOutput:
-    """What a head returns, at its own stride.
-
-    Attributes:
-        logits: class scores (B, num_classes, h, w).
-        embedding: the map (B, E, h, w) that the head's classifier reads.
-    """
-
-    logits: Tensor
-    embedding: Tensor
-
-
-def register_head(name: str) -> Callable[[type], type]:
-    """Decorate a head class to make it a head type.
-
-    The class is called as ``Head(channels, strides, num_classes, **settings)``: channel counts and output strides of
-    c1 .. c4, and what its keyword-only arguments ask for. It has ``in_strides``, the nominal strides of the maps that
-    it reads, ``out_stride``, that of its logits, and ``when``, a line that says when to use it; its forward takes
-    `Features` to a `HeadOutput`.
-
-    Args:
-        name: the ``type`` by which configurations ask for it.
-
-    Raises:
-        ConfigError: the name is taken.
-    """
-
-    def register(head: type) -> type:
-        if name in HEADS:
-            raise ConfigError(f"head.type: '{name}' is already registered; choose another name.")
-        HEADS[name] = head
-        return head
-
-    return register
-
-
-def list_heads() -> list[str]:
-    """The head types that a configuration may name."""
-    return sorted(HEADS)
-
-
-def parse_head(config) -> dict:
-    """Check the head section (or a whole configuration's): ``type`` and its settings, defaults filled in."""
-    section = section_of(config, "head")
-    name = type_of(section, "head", HEADS)
-    return {"type": name, **parse(HEADS[name], section, "head", known=("type",))}
-
-
-def build_head(settings: dict, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> nn.Module:
-    """Build a head from checked settings."""
-    options = {key: value for key, value in settings.items() if key != "type"}
-    return HEADS[settings["type"]](tuple(channels), tuple(strides), num_classes, **options)
-
-
-def create_head(config, channels: Sequence[int], num_classes: int) -> nn.Module:
-    """Build a head: `Features` to `HeadOutput`.
-
-    Args:
-        config: a whole configuration, or its head section. From a whole one the head also learns how far the backbone
-            is dilated; alone it counts on strides 4, 8, 16 and 32.
-        channels: channel counts of c1 .. c4, as `get_backbone_channels` returns them.
-        num_classes: classes to score.
-
-    Raises:
-        ConfigError: an unknown or impossible setting, with its key path.
-    """
-    from segtutor.factory.backbones import backbone_strides
-
-    settings = parse_head(config)
-    if len(channels) != 4:
-        raise ConfigError(f"channels: {len(channels)} counts, but a backbone has four maps, c1 to c4.")
-    if num_classes < 1:
-        raise ConfigError(f"num_classes: {num_classes} is too small, it must be at least 1.")
-    return build_head(settings, channels, backbone_strides(config), num_classes)
-
-
-# Each file registers its head.
-from segtutor.factory.heads import (  # noqa: E402, F401
+from segtutor.factory.heads import (  # noqa: F401 (each file registers its head)
     aspp,
     aspp_ocnet,
     extremely_fast_segformer,
@@ -111,6 +11,10 @@ from segtutor.factory.heads import (  # noqa: E402, F401
     ocnet,
     psp,
     segformer,
+    smp,
     ultrafast_segformer,
     uper,
 )
+from segtutor.factory.heads.base import HEADS, Head, HeadOutput, create_head, list_heads, register_head
+
+__all__ = ["HEADS", "Head", "HeadOutput", "create_head", "list_heads", "register_head"]

@@ -10,8 +10,10 @@ Unlike the paper's network it takes c4 at any stride, and its rates go with it: 
 at 32.
 """
 
+from collections.abc import Sequence
+
 from segtutor.factory.config import Count, Probability
-from segtutor.factory.heads import register_head
+from segtutor.factory.heads.base import register_head
 from segtutor.factory.heads.context import ContextHead, rates_at
 from segtutor.layers import conv_norm_relu
 from segtutor.models.deeplab_v3 import ASPP
@@ -30,20 +32,15 @@ class ASPPHead(ContextHead):
         low_level_dim: channels to which c1 is reduced.
         separable: make the 3x3 convolutions depthwise separable: a tenth of their FLOPs, and not as much of their time.
         dropout: share of ASPP's result dropped in training.
-
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
     """
 
     when = "The default: far sight and sharp borders on any backbone, best on one dilated to stride 16."
 
     def __init__(
         self,
-        channels,
-        strides,
-        num_classes,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         *,
         proj_dim: Count = 256,
         rates: tuple[Count, ...] | None = None,

@@ -13,12 +13,14 @@ settle. It is the heaviest of the heads that look around; attention works on c4 
   bias before a normalisation.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtutor.factory.config import Count, Probability
-from segtutor.factory.heads import register_head
+from segtutor.factory.heads.base import register_head
 from segtutor.factory.heads.context import ContextHead, rates_at
 from segtutor.factory.heads.ocnet import SelfAttention
 from segtutor.layers import conv_norm_relu, resize
@@ -76,20 +78,15 @@ class ASPPOCNetHead(ContextHead):
         rates: of the atrous branches at c4's own stride; None: 6, 12, 18 at 16, doubled at 8, halved at 32.
         low_level_dim: channels to which c1 is reduced.
         dropout: share of the context's channels dropped in training.
-
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
     """
 
     when = "Atrous rates and self-attention together, when aspp is nearly right and time is not scarce."
 
     def __init__(
         self,
-        channels,
-        strides,
-        num_classes,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         *,
         proj_dim: Count = 256,
         rates: tuple[Count, ...] | None = None,

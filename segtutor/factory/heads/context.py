@@ -1,9 +1,11 @@
 """What `aspp`, `ksac` and `aspp_ocnet` share: a context module on c4, and DeepLab v3+'s decoder, which meets c1."""
 
+from collections.abc import Callable
+
 from torch import nn
 
-from segtutor.factory.backbones import Features
-from segtutor.factory.heads import HeadOutput
+from segtutor.factory.backbones.registry import Features
+from segtutor.factory.heads.base import Head, HeadOutput
 from segtutor.layers import conv_norm_relu
 from segtutor.models.deeplab_v3plus import Decoder
 
@@ -13,7 +15,7 @@ def rates_at(stride: int, rates: tuple[int, ...] | None) -> tuple[int, ...]:
     return tuple(max(1, 16 * rate // stride) for rate in (6, 12, 18)) if rates is None else tuple(rates)
 
 
-class ContextHead(nn.Module):
+class ContextHead(Head):
     """A context module on c4, its result at c1's size beside c1, two 3x3 convolutions, 1x1 classifier.
 
     Args:
@@ -27,7 +29,15 @@ class ContextHead(nn.Module):
 
     in_strides, out_stride = (4, 32), 4
 
-    def __init__(self, context, low_level, num_classes, proj_dim, low_level_dim, convolution=conv_norm_relu):
+    def __init__(
+        self,
+        context: nn.Module,
+        low_level: int,
+        num_classes: int,
+        proj_dim: int,
+        low_level_dim: int,
+        convolution: Callable[..., nn.Module] = conv_norm_relu,
+    ):
         super().__init__()
         self.context = context
         self.decoder = Decoder(low_level, proj_dim, low_level_dim, convolution)

@@ -9,10 +9,11 @@ remainder, and thin things pay for it.
 It differs from the paper as `ultrafast_segformer` does, and has 64 channels.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from segtutor.factory.config import Count, Probability
-from segtutor.factory.heads import register_head
+from segtutor.factory.heads.base import register_head
 from segtutor.factory.heads.ultrafast_segformer import UltrafastSegFormerHead
 
 
@@ -26,20 +27,15 @@ class ExtremelyFastSegFormerHead(UltrafastSegFormerHead):
         proj_dim: channels of every level and of the embedding.
         out_stride: of the logits, 4 or 8; at 8, c1 is averaged down to c2's size first.
         dropout: share of the embedding's channels dropped in training.
-
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
     """
 
     when = "Maximum speed: a head whose own cost hardly shows beside a small transformer backbone."
 
     def __init__(
         self,
-        channels,
-        strides,
-        num_classes,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         *,
         proj_dim: Count = 64,
         out_stride: Literal[4, 8] = 4,

@@ -7,16 +7,18 @@ al. 2015 (`segtutor.models.fcn`): no skips, no learned upsampling.
 stride 8, where c4 is fine enough by itself.
 """
 
+from collections.abc import Sequence
+
 from torch import nn
 
-from segtutor.factory.backbones import Features
+from segtutor.factory.backbones.registry import Features
 from segtutor.factory.config import Count, Probability
-from segtutor.factory.heads import HeadOutput, register_head
+from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.layers import conv_norm_relu
 
 
 @register_head("fcn")
-class FCNHead(nn.Module):
+class FCNHead(Head):
     """3x3 convolution, batch normalisation, ReLU, dropout, 1x1 classifier, all on c4.
 
     Args:
@@ -24,17 +26,20 @@ class FCNHead(nn.Module):
         num_classes: classes to score.
         proj_dim: channels of the embedding; None: a quarter of c4's.
         dropout: share of the embedding's activations dropped in training.
-
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
     """
 
     in_strides, out_stride = (32,), 32
     when = "The baseline that a better head must beat; on a backbone dilated to stride 8, a fair one."
 
-    def __init__(self, channels, strides, num_classes, *, proj_dim: Count | None = None, dropout: Probability = 0.1):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        *,
+        proj_dim: Count | None = None,
+        dropout: Probability = 0.1,
+    ):
         super().__init__()
         proj_dim = max(1, channels[3] // 4) if proj_dim is None else proj_dim
         self.project = conv_norm_relu(channels[3], proj_dim)

@@ -15,14 +15,15 @@ maps and is light. Its far sight is the backbone's own; nothing in it looks arou
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtutor.factory.backbones import Features
+from segtutor.factory.backbones.registry import Features
 from segtutor.factory.config import Bounds, Count, Probability
-from segtutor.factory.heads import HeadOutput, register_head
+from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.layers import resize
 
 
@@ -61,7 +62,7 @@ def conv_group_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 @register_head("fpn")
-class FPNHead(nn.Module):
+class FPNHead(Head):
     """Pyramid of c1 .. c4; level i is convolved and enlarged until it has c1's size; sum; 1x1 classifier.
 
     Args:
@@ -70,11 +71,6 @@ class FPNHead(nn.Module):
         proj_dim: channels of the branches and of the embedding.
         pyramid_dim: channels of the pyramid's levels.
         dropout: share of the embedding's channels dropped in training.
-
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
     """
 
     in_strides, out_stride = (4, 8, 16, 32), 4
@@ -82,9 +78,9 @@ class FPNHead(nn.Module):
 
     def __init__(
         self,
-        channels,
-        strides,
-        num_classes,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         *,
         proj_dim: Annotated[int, Bounds(2, 8192)] = 128,
         pyramid_dim: Count = 256,

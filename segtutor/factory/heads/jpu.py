@@ -13,14 +13,15 @@ on backbones that cannot be dilated too. A dilated backbone is refused, because 
   ``out_stride: 8`` is the paper's.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from segtutor.factory.backbones import Features
+from segtutor.factory.backbones.registry import Features
 from segtutor.factory.config import ConfigError, Count, Probability
-from segtutor.factory.heads import HeadOutput, register_head
+from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.layers import BatchNorm2d, conv_norm_relu, resize
 
 
@@ -62,7 +63,7 @@ class JointPyramidUpsampling(nn.Module):
 
 
 @register_head("jpu")
-class JPUHead(nn.Module):
+class JPUHead(Head):
     """Joint pyramid upsampling of c2, c3 and c4, 3x3 convolution, 1x1 classifier.
 
     Args:
@@ -71,11 +72,6 @@ class JPUHead(nn.Module):
         proj_dim: channels of the pyramid's maps and of the embedding.
         out_stride: 4, or the paper's 8.
         dropout: share of the embedding's activations dropped in training.
-
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
 
     Raises:
         ConfigError: the backbone is dilated.
@@ -86,9 +82,9 @@ class JPUHead(nn.Module):
 
     def __init__(
         self,
-        channels,
-        strides,
-        num_classes,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         *,
         proj_dim: Count = 512,
         out_stride: Literal[4, 8] = 4,

@@ -13,6 +13,7 @@ weights, and takes the same time. With little data, the sharing is also what the
 * The result goes through the decoder of DeepLab v3+ to stride 4, as in `aspp`.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtutor.factory.config import ConfigError, Count, Probability
-from segtutor.factory.heads import register_head
+from segtutor.factory.heads.base import register_head
 from segtutor.factory.heads.context import ContextHead, rates_at
 from segtutor.layers import BatchNorm2d, conv_norm_relu, resize
 
@@ -78,11 +79,6 @@ class KSACHead(ContextHead):
         low_level_dim: channels to which c1 is reduced.
         dropout: share of the context's activations dropped in training.
 
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
-
     Raises:
         ConfigError: no rate at all.
     """
@@ -91,9 +87,9 @@ class KSACHead(ContextHead):
 
     def __init__(
         self,
-        channels,
-        strides,
-        num_classes,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         *,
         proj_dim: Count = 256,
         rates: tuple[Count, ...] | None = None,

@@ -13,12 +13,14 @@ images are small: the weights of N positions are N^2 numbers, if they are ever w
 * Attention by PyTorch's fused kernel, which never writes the weights down; `SelfAttention.weights` does, for a look.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from segtutor.factory.backbones import Features
+from segtutor.factory.backbones.registry import Features
 from segtutor.factory.config import Count, Probability
-from segtutor.factory.heads import HeadOutput, register_head
+from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.layers import attention, conv_norm_relu, resize, softmax_attention
 
 
@@ -59,7 +61,7 @@ class SelfAttention(nn.Module):
 
 
 @register_head("ocnet")
-class OCNetHead(nn.Module):
+class OCNetHead(Head):
     """3x3 convolution on c4, at stride 8 its self-attention beside it, 1x1 convolution, 1x1 classifier.
 
     Args:
@@ -68,11 +70,6 @@ class OCNetHead(nn.Module):
         proj_dim: channels of the narrowed c4 and of the embedding.
         key_dim: channels of keys and values; None: half of ``proj_dim``.
         dropout: share of the embedding's channels dropped in training.
-
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
     """
 
     in_strides, out_stride = (32,), 8
@@ -80,9 +77,9 @@ class OCNetHead(nn.Module):
 
     def __init__(
         self,
-        channels,
-        strides,
-        num_classes,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         *,
         proj_dim: Count = 512,
         key_dim: Count | None = None,

@@ -8,17 +8,19 @@ is not dilated its borders are as coarse as c4; take `uper` there, which pools a
 Unlike the paper's network it takes c4 at any stride.
 """
 
+from collections.abc import Sequence
+
 from torch import nn
 
-from segtutor.factory.backbones import Features
+from segtutor.factory.backbones.registry import Features
 from segtutor.factory.config import Count, Probability
-from segtutor.factory.heads import HeadOutput, register_head
+from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.layers import conv_norm_relu
 from segtutor.models.pspnet import PyramidPooling
 
 
 @register_head("psp")
-class PSPHead(nn.Module):
+class PSPHead(Head):
     """Pyramid pooling, 3x3 convolution, dropout, 1x1 classifier, all on c4.
 
     Args:
@@ -27,11 +29,6 @@ class PSPHead(nn.Module):
         proj_dim: channels of the embedding; the pyramid's summaries together are as wide as c4.
         bins: sides of the grids of regions.
         dropout: share of the embedding's channels dropped in training.
-
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
     """
 
     in_strides, out_stride = (32,), 32
@@ -39,9 +36,9 @@ class PSPHead(nn.Module):
 
     def __init__(
         self,
-        channels,
-        strides,
-        num_classes,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         *,
         proj_dim: Count = 512,
         bins: tuple[Count, ...] = (1, 2, 3, 6),

@@ -9,16 +9,18 @@ It differs from the paper as the decoder's ledger says: each level is fused at i
 sum in another order. ``paper_order: true`` is the order of the paper, at five times the cost.
 """
 
+from collections.abc import Sequence
+
 from torch import nn
 
-from segtutor.factory.backbones import Features
+from segtutor.factory.backbones.registry import Features
 from segtutor.factory.config import Count, Probability
-from segtutor.factory.heads import HeadOutput, register_head
+from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.models.segformer import MLPDecoder
 
 
 @register_head("segformer")
-class SegFormerHead(nn.Module):
+class SegFormerHead(Head):
     """The MLP decoder on all four maps, 1x1 classifier.
 
     Args:
@@ -28,11 +30,6 @@ class SegFormerHead(nn.Module):
             from B2 on.
         paper_order: enlarge, concatenate and fuse in the order of the paper; same scores, more time and memory.
         dropout: share of the embedding's channels dropped in training.
-
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
     """
 
     in_strides, out_stride = (4, 8, 16, 32), 4
@@ -40,9 +37,9 @@ class SegFormerHead(nn.Module):
 
     def __init__(
         self,
-        channels,
-        strides,
-        num_classes,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         *,
         proj_dim: Count = 256,
         paper_order: bool = False,

@@ -13,15 +13,16 @@ stride 4 and in a matrix of 1,024 by 256 there.
 * Once trained, the normalisation is folded into the matrices.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtutor.factory.backbones import Features
+from segtutor.factory.backbones.registry import Features
 from segtutor.factory.config import Count, Probability
-from segtutor.factory.heads import HeadOutput, register_head
+from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.layers import BatchNorm2d, resize
 
 
@@ -60,7 +61,7 @@ class StepwiseDecoder(nn.Module):
 
 
 @register_head("ultrafast_segformer")
-class UltrafastSegFormerHead(nn.Module):
+class UltrafastSegFormerHead(Head):
     """The stepwise decoder on all four maps, 1x1 classifier.
 
     Args:
@@ -69,11 +70,6 @@ class UltrafastSegFormerHead(nn.Module):
         proj_dim: channels of every level and of the embedding.
         out_stride: of the logits, 4 or 8; at 8, c1 is averaged down to c2's size first.
         dropout: share of the embedding's channels dropped in training.
-
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
     """
 
     in_strides, out_stride = (4, 8, 16, 32), 4
@@ -81,9 +77,9 @@ class UltrafastSegFormerHead(nn.Module):
 
     def __init__(
         self,
-        channels,
-        strides,
-        num_classes,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         *,
         proj_dim: Count = 128,
         out_stride: Literal[4, 8] = 4,

@@ -8,16 +8,18 @@ convolutions at stride 4 cost more than many a backbone; narrow it by ``proj_dim
 It differs from the paper as the decoder's ledger says; as elsewhere, dropout stands before the classifier.
 """
 
+from collections.abc import Sequence
+
 from torch import nn
 
-from segtutor.factory.backbones import Features
+from segtutor.factory.backbones.registry import Features
 from segtutor.factory.config import Count, Probability
-from segtutor.factory.heads import HeadOutput, register_head
+from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.models.upernet import UPerNetDecoder
 
 
 @register_head("uper")
-class UPerHead(nn.Module):
+class UPerHead(Head):
     """UPerNet's decoder on all four maps, dropout, 1x1 classifier.
 
     Args:
@@ -26,11 +28,6 @@ class UPerHead(nn.Module):
         proj_dim: channels of every level and of the embedding.
         bins: sides of the grids of regions over which c4 is averaged.
         dropout: share of the embedding's channels dropped in training.
-
-    Attributes:
-        in_strides: nominal strides of the maps that it reads.
-        out_stride: nominal stride of its logits.
-        when: when to use it, in one line.
     """
 
     in_strides, out_stride = (4, 8, 16, 32), 4
@@ -38,9 +35,9 @@ class UPerHead(nn.Module):
 
     def __init__(
         self,
-        channels,
-        strides,
-        num_classes,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
         *,
         proj_dim: Count = 512,
         bins: tuple[Count, ...] = (1, 2, 3, 6),

@@ -19,7 +19,7 @@ from segtutor.lab.harness.stopwatch import (
 # ---------------------------------------------------------------------------------------------------------------- FAC-1
 
 SIZES = ((65, 97), (128, 128))
-HEADS = tuple(head for head in list_heads() if not head.startswith("smp:"))  # smp's decoders are guests
+HEADS = tuple(head for head in list_heads() if not head.startswith("smp:"))  # without smp's decoders
 
 
 def check_cell(config):

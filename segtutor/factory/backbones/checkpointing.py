@@ -1,26 +1,14 @@
-"""What every backbone can do, whatever network is in it: freeze, recompute, and train on one value per channel."""
+"""Gradient checkpointing: keep what enters each block of a backbone, and compute the rest again for the gradients."""
 
 import contextlib
 from collections.abc import Iterator
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from segtutor.factory.config import ConfigError
-from segtutor.layers import BatchNorm2d
-
-
-def freeze(backbone: nn.Module) -> None:
-    """Take a backbone out of training: no gradients, and batch normalisation stays with its running statistics."""
-    backbone.requires_grad_(False)
-    backbone.train = partial(_train_in_vain, backbone)  # the model's own train() reaches it like any other part
-    backbone.train()
-
-
-def _train_in_vain(backbone: nn.Module, mode: bool = True) -> nn.Module:
-    return type(backbone).train(backbone, False)
 
 
 def checkpoint_blocks(backbone: nn.Module) -> None:
@@ -70,24 +58,3 @@ def _keeping_statistics(block: nn.Module):
     finally:
         for layer, (momentum, batches) in zip(norms, before, strict=True):
             layer.momentum, layer.num_batches_tracked = momentum, batches
-
-
-def train_on_one_value(network: nn.Module) -> nn.Module:
-    """Give every batch normalisation of a network the behaviour of `segtutor.layers.BatchNorm2d` on a 1x1 map."""
-    for layer in network.modules():
-        if type(layer) is nn.BatchNorm2d:
-            layer.__class__ = BatchNorm2d
-        elif isinstance(layer, nn.BatchNorm2d) and not isinstance(layer, BatchNorm2d):  # timm's, with its activation
-            layer.register_forward_pre_hook(_take_running_statistics)
-            layer.register_forward_hook(_give_back_training, always_call=True)
-    return network
-
-
-def _take_running_statistics(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-    if layer.training and inputs[0].numel() == inputs[0].shape[1]:
-        layer.training, layer.had_one_value = False, True
-
-
-def _give_back_training(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-    if layer.__dict__.pop("had_one_value", False):
-        layer.training = True

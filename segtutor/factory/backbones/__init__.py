@@ -1,0 +1,28 @@
+"""Production backbones: networks that all return the same four maps, `Features`."""
+
+from segtutor.factory.backbones import families  # noqa: F401 (registers them)
+from segtutor.factory.backbones.registry import (
+    BACKBONES,
+    STRIDES,
+    Features,
+    create_backbone,
+    get_backbone_channels,
+    list_backbone_names,
+    list_backbone_uses,
+    list_backbones,
+    register_backbone,
+)
+from segtutor.factory.backbones.timm import TimmBackbone
+
+__all__ = [
+    "BACKBONES",
+    "STRIDES",
+    "Features",
+    "TimmBackbone",
+    "create_backbone",
+    "get_backbone_channels",
+    "list_backbone_names",
+    "list_backbone_uses",
+    "list_backbones",
+    "register_backbone",
+]

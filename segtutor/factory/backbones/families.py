@@ -1,0 +1,206 @@
+"""The families of backbones that have a name here, and any other network of timm."""
+
+import dataclasses
+from typing import Literal
+
+from torch import Tensor, nn
+
+from segtutor.factory.backbones.pretrained import check_names, load_with_channels, local_weights
+from segtutor.factory.backbones.registry import Features, register_backbone
+from segtutor.factory.backbones.timm import ResNetV2Backbone, TimmBackbone, timm_options
+from segtutor.factory.backbones.vovnet import STAGES, VoVNet
+from segtutor.factory.config import ConfigError
+from segtutor.models.segformer import TRUNKS, MixTransformer
+from segtutor.weights import WeightsError, load_pretrained
+
+
+class PlainBackbone(nn.Module):
+    """A network of this package that returns four maps and has ``channels`` and ``strides``."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network, self.channels, self.strides = network, network.channels, network.strides
+
+    def forward(self, images: Tensor) -> Features:
+        """images (B, in_channels, H, W) to the four maps."""
+        return Features(*self.network(images), channels=self.channels, strides=self.strides)
+
+
+def _resnet_channels(depth: int, **_) -> tuple[int, ...]:
+    return (64, 128, 256, 512) if depth < 50 else (256, 512, 1024, 2048)
+
+
+@register_backbone(
+    "resnet",
+    channels=_resnet_channels,
+    names={f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101, 152)},
+    uses={
+        "resnet18": "For a first run, a small data set or a CPU: cheap, and what all else is compared with.",
+        "resnet34": "When resnet18 is too weak and its narrow maps still suit you.",
+        "resnet50": "The default: best known, dilates to any stride, fits a budget GPU.",
+        "resnet101": "For accuracy at a fair price, with aspp: the balanced choice.",
+        "resnet152": "When resnet101 still learns more with more steps, and time is no matter.",
+    },
+)
+def resnet(
+    in_channels: int,
+    *,
+    depth: Literal[18, 34, 50, 101, 152] = 50,
+    pretrained: bool | str = False,
+    output_stride: Literal[32, 16, 8] = 32,
+) -> TimmBackbone:
+    """ResNet-18 to ResNet-152 (He et al. 2016): blocks that add to what they were given."""
+    return TimmBackbone(f"resnet{depth}", in_channels, pretrained=pretrained, output_stride=output_stride)
+
+
+@register_backbone(
+    "resnetv2",
+    channels=lambda **_: (256, 512, 1024, 2048),
+    names={f"resnetv2_{depth}": {"depth": depth} for depth in (50, 101)},
+    uses={
+        "resnetv2_50": "In place of resnet50 when a deep head trains unsteadily: the sum runs through unhindered.",
+        "resnetv2_101": "In place of resnet101, for the same reason; the gain grows with depth.",
+    },
+)
+def resnetv2(
+    in_channels: int,
+    *,
+    depth: Literal[50, 101] = 50,
+    pretrained: bool | str = False,
+    output_stride: Literal[32, 16, 8] = 32,
+) -> ResNetV2Backbone:
+    """ResNet-50 and ResNet-101 with pre-activation (He et al. 2016b): normalise first, then convolve, then add."""
+    return ResNetV2Backbone(f"resnetv2_{depth}", in_channels, pretrained=pretrained, output_stride=output_stride)
+
+
+@register_backbone(
+    "mobilenetv2",
+    channels=lambda **_: (24, 32, 96, 320),
+    uses={"mobilenetv2": "For phones and browsers: depthwise convolutions run everywhere, and it dilates."},
+)
+def mobilenetv2(
+    in_channels: int, *, pretrained: bool | str = False, output_stride: Literal[32, 16, 8] = 32
+) -> TimmBackbone:
+    """MobileNetV2 (Sandler et al. 2018): narrow in, wide and depthwise inside, narrow out."""
+    return TimmBackbone("mobilenetv2_100", in_channels, pretrained=pretrained, output_stride=output_stride)
+
+
+@register_backbone(
+    "ghostnet",
+    channels=lambda **_: (24, 40, 80, 160),
+    uses={"ghostnet": "When parameters are counted: below a million, for small CPUs."},
+)
+def ghostnet(in_channels: int, *, pretrained: bool | str = False, output_stride: Literal[32] = 32) -> TimmBackbone:
+    """GhostNet (Han et al. 2020): half of the channels are computed, the other half are filtered copies of them."""
+    return TimmBackbone("ghostnet_100", in_channels, pretrained=pretrained)
+
+
+@register_backbone(
+    "vovnet",
+    channels=lambda depth, **_: STAGES[depth].channels,
+    names={f"vovnet{depth}": {"depth": depth} for depth in (27, 39, 57)},
+    uses={
+        "vovnet27": "For a small network of plain 3x3 convolutions, which any accelerator runs well.",
+        "vovnet39": "In place of resnet50 where memory traffic and not arithmetic is the limit.",
+        "vovnet57": "In place of resnet101, on the same grounds.",
+    },
+)
+def vovnet(
+    in_channels: int,
+    *,
+    depth: Literal[27, 39, 57] = 39,
+    pretrained: bool | str = False,
+    output_stride: Literal[32] = 32,
+) -> PlainBackbone:
+    """VoVNet-27-slim, VoVNet-39 and VoVNet-57 (Lee et al. 2019): each block concatenates all its layers, once."""
+    if pretrained is True:
+        raise ConfigError("backbone.pretrained: timm has no weights of VoVNet; use false, or the path of a file.")
+    network = VoVNet(in_channels=in_channels, **dataclasses.asdict(STAGES[depth]))
+    if pretrained:
+        tensors = local_weights(pretrained)
+        check_names(tensors, network.state_dict(), pretrained, f"vovnet{depth}")
+        load_with_channels(network, tensors, "stem.0.0.weight", pretrained)
+    return PlainBackbone(network)
+
+
+_CONVNEXT = {
+    "tiny": (96, 192, 384, 768),
+    "small": (96, 192, 384, 768),
+    "base": (128, 256, 512, 1024),
+    "large": (192, 384, 768, 1536),
+    "xlarge": (256, 512, 1024, 2048),
+}
+
+
+@register_backbone(
+    "convnext",
+    channels=lambda variant, **_: _CONVNEXT[variant],
+    names={f"convnext-{variant}": {"variant": variant} for variant in _CONVNEXT},
+    uses={
+        "convnext-tiny": "For a modern convolutional network at resnet50's size, with good weights for fine-tuning.",
+        "convnext-small": "When convnext-tiny underfits: the same width, three times as many blocks in stage 3.",
+        "convnext-base": "For a large GPU and a large data set.",
+        "convnext-large": "For fine-tuning with checkpointing on one large GPU.",
+        "convnext-xlarge": "For a frozen backbone, or several large GPUs.",
+    },
+)
+def convnext(
+    in_channels: int,
+    *,
+    variant: Literal["tiny", "small", "base", "large", "xlarge"] = "tiny",
+    pretrained: bool | str = False,
+    output_stride: Literal[32, 16, 8] = 32,
+) -> TimmBackbone:
+    """ConvNeXt (Liu et al. 2022): a ResNet in the proportions of Swin, 7x7 depthwise in the place of attention."""
+    weights = {"pretrained": pretrained, "output_stride": output_stride}
+    return TimmBackbone(f"convnext_{variant}", in_channels, out_indices=(0, 1, 2, 3), **weights)
+
+
+@register_backbone(
+    "segformer",
+    channels=lambda variant, **_: (32, 64, 160, 256) if variant == "mit-b0" else (64, 128, 320, 512),
+    names={f"mit-b{i}": {"variant": f"mit-b{i}"} for i in range(6)},
+    uses={
+        "mit-b0": "For speed with a view of the whole image, with a light SegFormer head.",
+        "mit-b1": "When mit-b0 is too weak: the same depth, twice the channels.",
+        "mit-b2": "For accuracy on one GPU: resnet50's size, and every position sees the whole image.",
+        "mit-b3": "When mit-b2 underfits.",
+        "mit-b4": "When mit-b3 underfits and there is memory for it.",
+        "mit-b5": "For the highest accuracy, with the segformer head, on a large GPU.",
+    },
+)
+def segformer(
+    in_channels: int,
+    *,
+    variant: Literal["mit-b0", "mit-b1", "mit-b2", "mit-b3", "mit-b4", "mit-b5"] = "mit-b0",
+    pretrained: bool | str = False,
+    output_stride: Literal[32] = 32,
+) -> PlainBackbone:
+    """SegFormer's trunk (Xie et al. 2021), the one of chapter 12; NVIDIA's weights are for non-commercial use.
+
+    It is not dilated: every position sees the whole map already, and at half the stride attention costs 16 times as
+    much.
+    """
+    network = MixTransformer(in_channels=in_channels, **TRUNKS[variant[4:]])
+    if pretrained:
+        published = MixTransformer(**TRUNKS[variant[4:]])
+        where = {"name": f"nvidia/{variant}"} if pretrained is True else {"path": pretrained}
+        try:
+            load_pretrained(published, **where)
+        except (ValueError, WeightsError) as error:
+            raise ConfigError(f"backbone.pretrained: {error}") from error
+        load_with_channels(network, published.state_dict(), "stages.0.embed.weight", variant)
+    return PlainBackbone(network)
+
+
+@register_backbone("timm", names={})
+def any_timm(
+    in_channels: int,
+    *,
+    name: str,
+    pretrained: bool | str = False,
+    output_stride: Literal[32, 16, 8] = 32,
+) -> TimmBackbone:
+    """Any other network of timm that has maps at strides 4, 8, 16 and 32, by timm's name."""
+    weights = {"pretrained": pretrained, "output_stride": output_stride}
+    return TimmBackbone(name, in_channels, **weights, **timm_options(name, output_stride))

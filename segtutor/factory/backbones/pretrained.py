@@ -1,0 +1,43 @@
+"""Pretrained weights from files: read, compared by name, and fitted to the number of channels of the images."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+from segtutor.factory.config import ConfigError
+from segtutor.weights import WeightsError, read_weights
+
+
+def local_weights(path: str) -> dict[str, Tensor]:
+    """Read a local file of weights."""
+    try:
+        return read_weights(path)
+    except WeightsError as error:
+        raise ConfigError(f"backbone.pretrained: {error}") from error
+
+
+def check_names(tensors: Mapping[str, Tensor], names: Iterable[str], path: str, what: str, spare: tuple = ()) -> None:
+    """Refuse a file of another network; names that begin with one of ``spare`` do not matter."""
+    other = [name for name in tensors.keys() ^ set(names) if not name.startswith(spare)]
+    if other:
+        raise ConfigError(
+            f"backbone.pretrained: {path} is not of {what}: {len(other)} tensors differ by name, such as {min(other)}."
+        )
+
+
+def load_with_channels(network: nn.Module, tensors: Mapping[str, Tensor], first: str, what: str) -> None:
+    """Fill a network of this package; the first convolution's weights are adapted to its channels as timm does it."""
+    own, weight = network.state_dict()[first], tensors[first]
+    if weight.dim() != 4:
+        pass  # refused below
+    elif weight.shape[1] == 3 and own.shape[1] == 1:
+        weight = weight.sum(dim=1, keepdim=True)
+    elif weight.shape[1] == 3 and own.shape[1] != 3:
+        channels = own.shape[1]
+        # Red, green, blue, red ...: scaled, so that what is summed up keeps its size.
+        weight = weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
+    try:
+        network.load_state_dict({**tensors, first: weight})
+    except RuntimeError as error:  # a shape, which names do not show
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigError(f"backbone.pretrained: {what} does not fit: {reason}") from None

@@ -1,0 +1,212 @@
+"""The registry of backbones: networks that all return the same four maps, each under a name.
+
+Adding a backbone takes one function or class:
+
+    @register_backbone("mynet")
+    def mynet(in_channels, *, depth: Literal[18, 34] = 18): return TimmBackbone("mynet", in_channels)
+
+Its keyword-only arguments are the keys of the configuration's section ``backbone``; ``checkpointing`` and ``frozen``
+are keys of every backbone, and nothing has to be done for them.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segtutor.factory.backbones.checkpointing import checkpoint_blocks
+from segtutor.factory.backbones.freezing import freeze
+from segtutor.factory.config import ConfigError, parse, section_of, type_of
+
+STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered backbone type.
+
+    Attributes:
+        build: ``build(in_channels, **settings)``, a module with ``channels`` and ``strides`` whose forward returns
+            `Features`.
+        channels: ``channels(**settings)``, the channel counts of c1 .. c4, or None to ask a built module.
+        names: short names, each with the settings that it stands for.
+        uses: for a short name, in one sentence, when to use it.
+    """
+
+    build: Callable[..., nn.Module]
+    channels: Callable[..., tuple[int, ...]] | None
+    names: Mapping[str, Mapping[str, Any]]
+    uses: Mapping[str, str] = field(default_factory=dict)
+
+
+BACKBONES: dict[str, Entry] = {}
+
+
+@dataclass(frozen=True)
+class Features:
+    """The four maps of a backbone, from fine to coarse, with what a head must know about them.
+
+    Attributes:
+        c1, c2, c3, c4: maps (B, channels[i], ~H / strides[i], ~W / strides[i]).
+        channels: the four channel counts.
+        strides: the four output strides.
+    """
+
+    c1: Tensor
+    c2: Tensor
+    c3: Tensor
+    c4: Tensor
+    channels: tuple[int, int, int, int]
+    strides: tuple[int, int, int, int]
+
+    @property
+    def maps(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four maps as a tuple."""
+        return self.c1, self.c2, self.c3, self.c4
+
+
+def register_backbone(
+    name: str,
+    *,
+    channels: Callable[..., tuple[int, ...]] | None = None,
+    names: Mapping[str, Mapping[str, Any]] | None = None,
+    uses: Mapping[str, str] | None = None,
+) -> Callable[[Callable], Callable]:
+    """Decorate a class or function ``(in_channels, *, settings...) -> module`` to make it a backbone type.
+
+    Args:
+        name: the ``type`` by which configurations ask for it.
+        channels: tells the channel counts of c1 .. c4 from the settings, so that nothing need be built to know them.
+        names: short names such as "resnet50", each with the settings that it stands for; by default the name itself.
+        uses: for each short name, in one sentence, when to use it.
+
+    Raises:
+        ConfigError: the name or a short name is taken.
+    """
+
+    def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        short = {name: {}} if names is None else names
+        for taken in {name} & BACKBONES.keys() | short.keys() & list_backbone_names().keys():
+            raise ConfigError(f"backbone.type: '{taken}' is already registered; choose another name.")
+        BACKBONES[name] = Entry(build, channels, short, uses or {})
+        return build
+
+    return register
+
+
+def list_backbones() -> list[str]:
+    """The backbone types that a configuration may name."""
+    return sorted(BACKBONES)
+
+
+def list_backbone_names() -> dict[str, dict[str, Any]]:
+    """The short names, such as "resnet50", each with the section ``backbone`` that it stands for."""
+    return {
+        short: {"type": name, **settings}
+        for name, entry in BACKBONES.items()
+        for short, settings in entry.names.items()
+    }
+
+
+def list_backbone_uses() -> dict[str, str]:
+    """The short names, each with one sentence that says when to use it."""
+    return {short: entry.uses.get(short, "") for entry in BACKBONES.values() for short in entry.names}
+
+
+_COMMON = ("checkpointing", "frozen")
+
+
+def _of_every_backbone(*, checkpointing: bool = False, frozen: bool = False) -> None:
+    """The keys that every backbone has.
+
+    Args:
+        checkpointing: keep only what enters each block, and compute the rest again in the backward pass: less memory,
+            more time, the same gradients.
+        frozen: no gradients, and evaluation mode even while the model trains.
+    """
+
+
+def _output_strides(name: str) -> tuple[int, ...]:
+    """The values of ``output_stride`` that a backbone type allows."""
+    build = BACKBONES[name].build
+    hints = typing.get_type_hints(build.__init__ if isinstance(build, type) else build)
+    return typing.get_args(hints.get("output_stride")) or (32,)
+
+
+def parse_backbone(config) -> dict[str, Any]:
+    """Check the backbone section (or a whole configuration's): ``type`` and its settings, defaults filled in."""
+    section = section_of(config, "backbone")
+    short = section.get("type") if isinstance(section, Mapping) and len(section) == 1 else None
+    if isinstance(short, str) and short not in BACKBONES:
+        section = list_backbone_names().get(short, section)
+    name = type_of(section, "backbone", BACKBONES)
+    stride = section.get("output_stride")
+    if stride in (16, 8) and stride not in _output_strides(name):
+        able = ", ".join(other for other in list_backbones() if stride in _output_strides(other))
+        raise ConfigError(f"backbone.output_stride: {name} cannot be dilated to {stride}; these types can: {able}.")
+    own = parse(BACKBONES[name].build, section, "backbone", known=("type", *_COMMON))
+    shared = {key: section[key] for key in _COMMON if key in section}
+    return {"type": name, **own, **parse(_of_every_backbone, shared, "backbone")}
+
+
+def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are the type's own."""
+    return {key: value for key, value in settings.items() if key not in ("type", *_COMMON)}
+
+
+def build_backbone(settings: Mapping[str, Any], in_channels: int) -> nn.Module:
+    """Build a backbone from checked settings."""
+    backbone = BACKBONES[settings["type"]].build(in_channels, **_own(settings))
+    if settings.get("checkpointing"):
+        checkpoint_blocks(backbone)
+    if settings.get("frozen"):
+        freeze(backbone)
+    return backbone
+
+
+def backbone_strides(config) -> tuple[int, ...]:
+    """The output strides of c1 .. c4 that a whole configuration asks for; without a backbone in it, 4 to 32."""
+    if dataclasses.is_dataclass(config):
+        config = dataclasses.asdict(config)
+    if not isinstance(config, Mapping) or "backbone" not in config:
+        return STRIDES
+    settings = parse_backbone(config)
+    return tuple(min(stride, settings.get("output_stride", 32)) for stride in STRIDES)
+
+
+def create_backbone(config, in_channels: int | None = None) -> nn.Module:
+    """Build a backbone: images (B, in_channels, H, W) to `Features`.
+
+    Args:
+        config: a whole configuration, or its backbone section.
+        in_channels: channels of the images; by default the configuration's, else 3.
+
+    Returns:
+        A module with ``.channels`` and ``.strides``, whose forward returns `Features`.
+
+    Raises:
+        ConfigError: an unknown or impossible setting, with its key path.
+    """
+    if in_channels is None:
+        in_channels = config.get("in_channels", 3) if isinstance(config, Mapping) else getattr(config, "in_channels", 3)
+    return build_backbone(parse_backbone(config), in_channels)
+
+
+def get_backbone_channels(config) -> list[int]:
+    """The channel counts of c1 .. c4, without allocating a single weight.
+
+    Raises:
+        ConfigError: an unknown or impossible setting, with its key path.
+    """
+    settings = parse_backbone(config)
+    known = BACKBONES[settings["type"]].channels
+    if known is not None:
+        return list(known(**_own(settings)))
+    if "pretrained" in settings:
+        settings["pretrained"] = False
+    with torch.device("meta"):  # shapes without storage
+        return list(build_backbone(settings, 3).channels)

@@ -1,0 +1,208 @@
+"""timm's networks as backbones; the one file of the package that imports timm."""
+
+import contextlib
+import copy
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segtutor.factory.backbones.norms import train_on_one_value
+from segtutor.factory.backbones.pretrained import check_names, local_weights
+from segtutor.factory.backbones.registry import STRIDES, Features
+from segtutor.factory.config import ConfigError, suggest
+from segtutor.layers import pad_to_multiple
+
+
+@cache
+def _say_licence(name: str, licence: str | None) -> None:
+    terms = f"licence {licence}" if licence else "no licence stated: ask their authors before you publish or sell"
+    print(f"{name}: pretrained weights by way of timm, {terms}.")
+
+
+def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **options) -> nn.Module:
+    """Build a timm network, with random, published or local weights, and never one for another.
+
+    Args:
+        name: timm's name of the network.
+        in_channels: channels of the images; weights of the first layer are adapted.
+        pretrained: False, True (timm's default weights, downloaded once) or the path of a weights file.
+        options: passed on to timm.
+
+    Raises:
+        ConfigError: weights that cannot be had or do not fit.
+    """
+    import timm  # costs seconds to import, so only when a backbone is built
+
+    published = timm.models.get_pretrained_cfg(name)
+    weights = {"pretrained": pretrained is True}
+    if isinstance(pretrained, str):
+        tensors = local_weights(pretrained)
+        with torch.device("meta"):
+            names = timm.create_model(name).state_dict()
+        classifier = published.classifier or ()
+        spare = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        check_names(tensors, names, pretrained, name, spare)
+        weights = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": tensors}}
+    elif pretrained and not published.has_weights:
+        raise ConfigError(f"backbone.pretrained: nobody published weights of {name}; use false, or the path of a file.")
+    try:
+        network = timm.create_model(name, in_chans=in_channels, **weights, **options)
+    except Exception as error:
+        if pretrained is False:
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"backbone.pretrained: the weights of {name} could not be fetched or do not fit ({reason}): connect to "
+            "the internet once, give the path of a local file, or use false."
+        ) from error
+    if pretrained is True:
+        _say_licence(name, published.license)
+    return train_on_one_value(network)
+
+
+class TimmBackbone(nn.Module):
+    """A timm network behind the interface of this package.
+
+    Args:
+        name: timm's name of the network.
+        in_channels: channels of the images.
+        pretrained: False, True (timm's default weights, downloaded once) or the path of a weights file.
+        output_stride: 32, or 16 or 8 to dilate instead of striding.
+        out_indices: which of timm's maps are c1 .. c4.
+        multiple: pad images to sides that are multiples of this, and cut the maps to size again.
+        options: passed on to timm.
+
+    Attributes:
+        channels: channel counts of c1 .. c4.
+        strides: output strides of c1 .. c4.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        in_channels: int,
+        *,
+        pretrained: bool | str = False,
+        output_stride: int = 32,
+        out_indices: tuple[int, ...] = (1, 2, 3, 4),
+        multiple: int = 1,
+        **options,
+    ):
+        super().__init__()
+        if output_stride != 32:  # networks without the option need not be asked for what they do anyway
+            options["output_stride"] = output_stride
+        self.network = timm_network(
+            name, in_channels, pretrained, features_only=True, out_indices=out_indices, **options
+        )
+        self.multiple = multiple
+        self.channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
+        self.channels = tuple(self.network.feature_info.channels())
+        self.strides = tuple(self.network.feature_info.reduction())
+
+    def forward(self, images: Tensor) -> Features:
+        """images (B, in_channels, H, W) to the four maps."""
+        height, width = images.shape[2:]
+        maps = self.network(pad_to_multiple(images, self.multiple))
+        if self.channels_last:
+            maps = [map_.permute(0, 3, 1, 2) for map_ in maps]  # (B, h, w, C) to (B, C, h, w)
+        if height % self.multiple or width % self.multiple:
+            sizes = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+            maps = [map_[:, :, :h, :w] for map_, (h, w) in zip(maps, sizes, strict=True)]
+        return Features(*maps, channels=self.channels, strides=self.strides)
+
+
+class ResNetV2Backbone(nn.Module):
+    """timm's pre-activation ResNet: what leaves its stages are raw sums, so each is normalised and activated here.
+
+    c4 goes through the network's own last normalisation. c1 .. c3 get copies of the one that the next stage reads
+    them through, so that with pretrained weights a head sees what that stage sees.
+    """
+
+    def __init__(self, name: str, in_channels: int, *, pretrained: bool | str = False, output_stride: int = 32):
+        super().__init__()
+        dilation = {} if output_stride == 32 else {"output_stride": output_stride}
+        self.network = timm_network(name, in_channels, pretrained, num_classes=0, **dilation)
+        self.norms = nn.ModuleList(copy.deepcopy(stage.blocks[0].norm1) for stage in self.network.stages[1:])
+        self.channels = tuple(info["num_chs"] for info in self.network.feature_info[1:])
+        self.strides = tuple(info["reduction"] for info in self.network.feature_info[1:])
+
+    def forward(self, images: Tensor) -> Features:
+        """images (B, in_channels, H, W) to the four maps."""
+        x, maps = self.network.stem(images), []
+        for stage, norm in zip(self.network.stages, [*self.norms, self.network.norm], strict=True):
+            x = stage(x)
+            maps.append(norm(x))
+        return Features(*maps, channels=self.channels, strides=self.strides)
+
+
+@cache
+def timm_options(name: str, output_stride: int) -> dict[str, Any]:
+    """What makes a timm network give four maps of images of any size, found by trying, on the meta device."""
+    import timm
+
+    if not timm.is_model(name):
+        raise ConfigError(f"backbone.name: timm has no '{name}'; {suggest(name, timm.list_models())}")
+    with torch.device("meta"):
+        options = {"strict_img_size": False}  # of Swin and its kin; the others do not know it
+        try:
+            network = timm.create_model(name, features_only=True, **options)
+        except Exception:  # networks differ in how they refuse
+            options = {}
+            network = _maps_or_error(name)
+        reductions = [info["reduction"] for info in network.feature_info.info]
+        if not set(STRIDES) <= set(reductions):
+            has = ", ".join(map(str, sorted(set(reductions))))
+            raise ConfigError(f"backbone.name: {name} has maps at strides {has}, and a backbone needs 4, 8, 16 and 32.")
+        last = {stride: index for index, stride in enumerate(reductions)}
+        options["out_indices"] = tuple(last[stride] for stride in STRIDES)
+        if output_stride != 32:
+            _check_dilates(name, output_stride, **options)
+        return options | {"multiple": _smallest_multiple(TimmBackbone(name, 3, **options), name)}
+
+
+def _maps_or_error(name: str) -> nn.Module:
+    import timm
+
+    try:
+        return timm.create_model(name, features_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ConfigError(f"backbone.name: {name} cannot give four maps ({reason}); choose another network.") from None
+
+
+def _check_dilates(name: str, output_stride: int, **options) -> None:
+    wanted = tuple(min(stride, output_stride) for stride in STRIDES)
+    with contextlib.suppress(Exception):
+        if TimmBackbone(name, 3, output_stride=output_stride, **options).strides == wanted:
+            return
+    raise ConfigError(
+        f"backbone.output_stride: {name} cannot be dilated to {output_stride}; resnet, resnetv2, mobilenetv2 and "
+        "convnext can."
+    )
+
+
+@torch.no_grad()
+def _smallest_multiple(backbone: TimmBackbone, name: str) -> int:
+    """The least of a few numbers whose multiples the network takes as sides of images."""
+    import timm
+
+    usual = timm.models.get_pretrained_cfg(name).input_size[-1]
+    backbone.eval()
+    for multiple in (1, 32, 64, usual):
+        with contextlib.suppress(Exception):
+            if all(_maps_fit(backbone, size, multiple) for size in ((33, 47), (32, 65 + multiple))):
+                return multiple
+    raise ConfigError(f"backbone.name: {name} gives no four maps of images of every size; choose another network.")
+
+
+def _maps_fit(backbone: TimmBackbone, size: tuple[int, int], multiple: int) -> bool:
+    """Whether an image gives maps of the promised channels and, give or take one, the promised sizes."""
+    size = [-(-side // multiple) * multiple for side in size]
+    features = backbone(torch.empty(1, 3, *size))
+    return all(
+        map_.shape[1] == channels
+        and all(0 <= -(-side // stride) - got <= 1 for side, got in zip(size, map_.shape[2:], strict=True))
+        for map_, channels, stride in zip(features.maps, features.channels, features.strides, strict=True)
+    )

@@ -1,0 +1,103 @@
+"""A saved model: one folder with its weights and what must be known to use them, here or on the Hugging Face hub."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import segtutor
+from segtutor.factory.config import ConfigError
+
+FILES = ("config.json", "model.safetensors")
+
+
+def write_model(folder: Path | str, config: Mapping, info: Mapping, tensors: Mapping[str, Tensor]) -> Path:
+    """Write ``model.safetensors`` and ``config.json`` into a folder, each complete or not at all.
+
+    Args:
+        folder: made where it is missing.
+        config: the configuration that the model is built from, plain values.
+        info: what it knows of images and labels, plain values.
+        tensors: its weights.
+
+    Returns:
+        The folder.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"segtutor": segtutor.__version__, "config": dict(config), "info": dict(info)}
+    config_path, weights_path = (folder / name for name in FILES)
+    with whole(weights_path) as path:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    with whole(config_path) as path:
+        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def read_model(name: Path | str) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
+    """Read a saved model.
+
+    Args:
+        name: its folder, or a repository of the Hugging Face hub as "owner/name".
+
+    Returns:
+        The folder, what ``config.json`` says, and the weights.
+
+    Raises:
+        ConfigError: the folder is missing or holds no saved model, or the hub could not be reached.
+    """
+    folder = Path(name) if Path(name).is_dir() else _from_hub(str(name))
+    return folder, *_read_folder(folder)
+
+
+def upload(folder: Path, name: str, *, private: bool, token: str | None) -> str:
+    """Upload the folder of a saved model to the Hugging Face hub, and return the address of the commit."""
+    from huggingface_hub import HfApi
+
+    hub = HfApi(token=token)
+    repository = hub.create_repo(name, private=private, exist_ok=True).repo_id
+    return str(hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Save the model"))
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to, moved onto it at the end: a reader never meets half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except Exception as error:  # offline, no such repository, no such name: each has a type of its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{name} is no folder, and could not be fetched from the hub ({reason}).") from None
+
+
+def _read_folder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config, weights = (folder / name for name in FILES)
+    for path in (config, weights):
+        if not path.is_file():
+            raise ConfigError(f"{folder} holds no saved model: {path.name} is missing.")
+    try:
+        facts, tensors = json.loads(config.read_text(encoding="utf-8")), load_file(weights)
+        if not all(isinstance(facts[key], dict) for key in ("config", "info")):
+            raise KeyError("config and info")
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ConfigError(f"{folder} holds no readable model ({error}): save it again, or fetch it again.") from None
+    return facts, tensors
