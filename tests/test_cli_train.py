@@ -112,7 +112,7 @@ def test_a_run_from_config_to_prediction(tmp_path, config, capsys):
 def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, monkeypatch, auxiliary):
     extra = [f"model.auxiliary={str(auxiliary).lower()}", "data.color=0.5", "schedule.valid_every=4"]
     whole = runs.train(config, extra, out=tmp_path / "whole")
-    written, caught = runs.run._write, []
+    written, caught = runs.run.write_text, []
 
     def interrupt(path, text):  # the first history is written in the middle of the run
         written(path, text)
@@ -120,7 +120,7 @@ def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, 
             caught.append(path)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(runs.run, "_write", interrupt)
+    monkeypatch.setattr(runs.run, "write_text", interrupt)
     run = tmp_path / "cut"
     assert cli.main(["train", "--config", config, *extra, "schedule.save_every=3", "--out", str(run)]) == 130
     assert "Continue with: segtutor train --resume" in capsys.readouterr().out

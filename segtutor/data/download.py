@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 
+from segtutor.files import move_into_place
+
 _BLOCK = 1 << 16
 _TIMEOUT = 30  # seconds without a byte
 _LIVELESS_TRIES = 4  # tries in a row that bring no byte
@@ -160,7 +162,7 @@ def download_file(
                 break
             found = file_digest(part, algorithm)
             if found == expected.lower():
-                os.replace(part, path)
+                move_into_place(part, path)
                 return path
             part.unlink()
             if not resumed:

@@ -1,9 +1,7 @@
 """A saved model: one folder with its weights and what must be known to use them, here or on the Hugging Face hub."""
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from torch import Tensor
 
 import segtutor
 from segtutor.factory.config import ConfigError
+from segtutor.files import whole_file, write_text
 
 FILES = ("config.json", "model.safetensors")
 
@@ -33,10 +32,9 @@ def write_model(folder: Path | str, config: Mapping, info: Mapping, tensors: Map
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"segtutor": segtutor.__version__, "config": dict(config), "info": dict(info)}
     config_path, weights_path = (folder / name for name in FILES)
-    with whole(weights_path) as path:
+    with whole_file(weights_path) as path:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
-    with whole(config_path) as path:
-        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_text(config_path, json.dumps(facts, indent=2) + "\n")
     return folder
 
 
@@ -63,17 +61,6 @@ def upload(folder: Path, name: str, *, private: bool, token: str | None) -> str:
     hub = HfApi(token=token)
     repository = hub.create_repo(name, private=private, exist_ok=True).repo_id
     return str(hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Save the model"))
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to, moved onto it at the end: a reader never meets half a file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _from_hub(name: str) -> Path:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import torch
 from segtutor import training
 from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create_model
 from segtutor.factory.config import read_yaml
+from segtutor.files import write_text
 from segtutor.runs.recipe import Recipe, name_of, read_recipe
 from segtutor.runs.sources import SOURCES, open_data
 from segtutor.training import History, load_checkpoint, save_checkpoint
@@ -102,7 +102,7 @@ def evaluate(run: Path | str, split: str | None = None, *, weights: str | None =
         "boundary_iou": dict(zip(model.info.classes, confusion.boundary_iou.tolist(), strict=True)),
     }
     known = json.loads((run / SCORES).read_text(encoding="utf-8")) if (run / SCORES).is_file() else {}
-    _write(run / SCORES, json.dumps({**known, split: _without_nan(scores)}, indent=2) + "\n")
+    write_text(run / SCORES, json.dumps({**known, split: _without_nan(scores)}, indent=2) + "\n")
     return scores
 
 
@@ -156,7 +156,7 @@ def _fit(recipe: Recipe, run: Path, state: dict | None) -> History:
     model.config = recipe.model
     if state is None:  # not before all is built, or a run that could not start would be in the way of the next
         run.mkdir(parents=True, exist_ok=True)
-        _write(run / CONFIG, _yaml(recipe.to_dict()))
+        write_text(run / CONFIG, _yaml(recipe.to_dict()))
     print(f"Data: {data.spec.title}, {_images(data)} to train on, {len(valid)} to validate, {_classes(data)}.")
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     where = next(model.parameters()).device
@@ -169,7 +169,7 @@ def _fit(recipe: Recipe, run: Path, state: dict | None) -> History:
         if _is_best(history):
             model.save_pretrained(run / "best")
         model.save_pretrained(run / "model")
-        _write(run / HISTORY, json.dumps(_without_nan(history)) + "\n")
+        write_text(run / HISTORY, json.dumps(_without_nan(history)) + "\n")
         save_checkpoint(state, run / CHECKPOINT)
 
     history = training.fit(
@@ -272,9 +272,3 @@ def _without_nan(value):
     if isinstance(value, (list, tuple)):
         return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
+from segtutor.files import write_text
 from segtutor.lab.harness.provenance import commit, hardware
 from segtutor.lab.harness.registry import BenchmarkError, Experiment, Measurement, load_experiments, select
 from segtutor.lab.results import FOLDER, ResultsError, Row, parse_row, plural, read_file, read_rows
@@ -41,16 +42,7 @@ def record(rows: Iterable[Row], path: Path | str) -> None:
         merged.update({row.key: row for row in rows})
         ordered = sorted(merged.values(), key=lambda row: row.key)
         lines = ",\n".join(json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) for row in ordered)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(f'{{"rows": [\n{lines}\n]}}\n')
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        write_text(path, f'{{"rows": [\n{lines}\n]}}\n')
 
 
 @contextlib.contextmanager
