@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segtutor import probe
 from segtutor.lab.source import show_source
 from segtutor.probe import (
     compare_speed,
+    cost,
     count_flops,
     count_parameters,
     count_peak_bytes,
@@ -20,7 +20,10 @@ from segtutor.probe import (
     receptive_field_formula,
     shape_trace,
     time_step,
+    timing,
+    trace,
 )
+from segtutor.probe.running import train_mode
 
 VGG16 = [layer for count in (2, 2, 3, 3, 3) for layer in [(3, 1, 1)] * count + [(2, 2, 1)]]
 
@@ -264,7 +267,7 @@ class Unpooling(nn.Module):
 
 
 def one_step(model, images, training):
-    with probe._Mode(model, training), torch.set_grad_enabled(training):
+    with train_mode(model, training), torch.set_grad_enabled(training):
         output = model(images)
         if training:
             (1 * output).sum().backward()  # the product's gradient is as large as the output, and nobody holds it
@@ -492,6 +495,21 @@ def test_effective_field_of_a_box_filter_by_hand():
     assert effective_receptive_field(model, torch.rand(1, 1, 31, 31), share=0.5).side == 7  # 49/81 > 0.5 > 25/81
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("layer", ["2", "3"])
+def test_what_a_layer_returns_is_read_before_a_later_layer_changes_it_in_place(inplace, layer):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(8), nn.Identity(), nn.ReLU(inplace), nn.Conv2d(8, 1, 1)
+    )
+    nn.init.constant_(model[2].bias, -3.0)  # nearly every value is negative, so the ReLU would hide it
+    images = torch.randn(1, 1, 9, 9)
+    found = effective_receptive_field(model, images, layer=layer)
+    assert torch.equal(found.map, effective_receptive_field(model[:3], images).map)
+    seen = receptive_field(model, (9, 9), layer=layer)
+    assert (seen.height, seen.width) == (3, 3)
+
+
 def test_effective_field_of_dead_units():
     model = nn.Conv2d(1, 1, 3, padding=1)
     nn.init.zeros_(model.weight)
@@ -589,9 +607,10 @@ def test_without_docstrings():
 
 
 @pytest.mark.parametrize("skeleton", [True, False])
-def test_every_view_of_this_very_module_is_python(skeleton):
-    compile(repr(show_source(probe, skeleton=skeleton)), "module", "exec")
-    compile(repr(show_source(probe, docstring=False)), "module", "exec")
+@pytest.mark.parametrize("module", [cost, timing, trace], ids=lambda module: module.__name__)
+def test_every_view_of_a_module_is_python(module, skeleton):
+    compile(repr(show_source(module, skeleton=skeleton)), "module", "exec")
+    compile(repr(show_source(module, docstring=False)), "module", "exec")
 
 
 def test_notebooks_get_a_code_block_that_their_theme_colours():
