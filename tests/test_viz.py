@@ -21,6 +21,9 @@ from torch import nn
 from segtutor import viz
 from segtutor.probe import shape_trace
 from segtutor.training import History
+from segtutor.viz.architecture import _broken
+from segtutor.viz.charts import _smoothed, _spread_labels
+from segtutor.viz.style import ink_on, luminance
 
 SPEC = SimpleNamespace(classes=("sky", "house_front", "car"), palette=viz.PALETTE[3:6], ignore_index=255)
 
@@ -171,7 +174,7 @@ def test_series_can_be_told_apart(vision):
 
 
 def contrast(first, second):
-    high, low = sorted((viz._luminance(first), viz._luminance(second)), reverse=True)
+    high, low = sorted((luminance(first), luminance(second)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 
 
@@ -183,7 +186,7 @@ def test_text_stands_out_from_the_card(ink):
 @pytest.mark.parametrize("color", viz.PALETTE)
 def test_names_stand_out_from_their_class(color):
     color = np.array(color) / 255
-    assert contrast(viz._ink_on(color), color) >= 4.5
+    assert contrast(ink_on(color), color) >= 4.5
 
 
 def test_more_classes_than_the_palette():
@@ -339,7 +342,7 @@ def test_tensor_shows_its_numbers():
 
 def test_smoothing_is_a_running_mean():
     values = np.random.default_rng(0).random(100)
-    smooth = viz._smoothed(values)
+    smooth = _smoothed(values)
     assert smooth[0] == values[0] and smooth[50] == pytest.approx(values[46:51].mean())
 
 
@@ -352,7 +355,7 @@ def test_history_draws_loss_and_score():
 
 
 def test_labels_of_curves_do_not_overlap():
-    places = viz._spread_labels([0.5, 0.5, 0.51, 0.9], 0.0, 1.0, 0.08)
+    places = _spread_labels([0.5, 0.5, 0.51, 0.9], 0.0, 1.0, 0.08)
     assert np.diff(sorted(places)).min() >= 0.08 - 1e-6
     assert places[0] < places[2] < places[3]
 
@@ -402,6 +405,6 @@ def test_architecture_refuses_what_it_cannot_draw():
 
 
 def test_long_names_break_where_they_can():
-    assert viz._broken("encoder.stage_one", 8) == ["encoder.", "stage_", "one"]
-    assert viz._broken("upscore2", 4) == ["upscore2"]
-    assert "".join(viz._broken("a.b_c", 99)) == "a.b_c"
+    assert _broken("encoder.stage_one", 8) == ["encoder.", "stage_", "one"]
+    assert _broken("upscore2", 4) == ["upscore2"]
+    assert "".join(_broken("a.b_c", 99)) == "a.b_c"
