@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from segtutor.lab import claims, results
-from segtutor.lab.claims import CHAPTERS, CLAIMS, CONFIRMED, NOT_YET, VERDICTS, WAITS, Claim, ClaimError, judge, page
+from segtutor.lab.claims import (
+    CHAPTERS,
+    CLAIMS,
+    CONFIRMED,
+    NOT_YET,
+    VERDICTS,
+    WAITS,
+    Claim,
+    ClaimError,
+    judge,
+    page_text,
+)
 from segtutor.lab.papers import PAPERS
 
 ROOT = Path(__file__).parent.parent
@@ -98,8 +109,8 @@ def test_a_missing_row_means_not_yet_measured(rows):
     ("change", "words"),
     [
         ({"checks": ("X/a > X/b",)}, "rows contradict the verdict.*0.25 > 0.5"),
-        ({"checks": ("X/a",)}, "no comparison"),
-        ({"verdict": "true"}, "'true' is no verdict"),
+        ({"checks": ("X/a",)}, "is not a comparison"),
+        ({"verdict": "true"}, "verdict 'true' is unknown"),
         ({"sentence": "It is so.", "checks": ()}, "needs a measured number"),
         ({"sentence": "{papers/fcn/nonsense}"}, "no fact"),
         ({"sentence": "{X/a@mode}"}, "asks for @mode"),
@@ -113,8 +124,8 @@ def test_bad_claims_are_refused(rows, change, words):
 
 def test_page_has_verdicts_notes_and_links(rows, tmp_path, monkeypatch):
     open_claim = Claim("INTRO-1", "It finds boxes.", "03_fcn", doubtful=True)
-    monkeypatch.setattr(claims, "CLAIMS", (replace(CLAIM, statement="Skips | help."), open_claim))
-    text = page(tmp_path, folder=rows)
+    monkeypatch.setattr(claims.page, "CLAIMS", (replace(CLAIM, statement="Skips | help."), open_claim))
+    text = page_text(tmp_path, folder=rows)
     assert "Of 2 claims: 1 confirmed, 1 not yet measured." in text
     assert "| FCN-2 | Skips \\| help. | **confirmed** | From 0.25" in text
     assert "| INTRO-1 ? |" in text and "{doc}" not in text
@@ -124,11 +135,11 @@ def test_page_has_verdicts_notes_and_links(rows, tmp_path, monkeypatch):
     assert text.count("[^FCN-2]") == 2 and "[^INTRO-1]" not in text
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "03_fcn.ipynb").write_text("{}")
-    assert "{doc}`../notebooks/03_fcn`" in page(tmp_path, folder=rows)
+    assert "{doc}`../notebooks/03_fcn`" in page_text(tmp_path, folder=rows)
 
 
 def test_every_claim_is_on_the_page():
-    text = page(ROOT)
+    text = page_text(ROOT)
     for claim in CLAIMS:
         assert f"| {claim.id}{' ?' if claim.doubtful else ''} | {claim.statement} |" in text
 
@@ -137,7 +148,7 @@ def test_committed_page_is_what_the_generator_writes():
     path = ROOT / "book" / "claims.md"
     if not path.parent.is_dir():
         pytest.skip("the package is tested without the book beside it")
-    assert path.read_text(encoding="utf-8") == page(ROOT), "run `segtutor claims --write`"
+    assert path.read_text(encoding="utf-8") == page_text(ROOT), "run `segtutor claims --write`"
 
 
 def test_unknown_claim_is_named():

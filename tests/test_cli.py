@@ -79,10 +79,10 @@ def test_claims_are_shown_and_written(capsys, monkeypatch, tmp_path):
     assert cli.main(["claims", "BB-3"]) == 0
     assert "BB-3: ConvNeXt" in (printed := capsys.readouterr().out) and "waits for a GPU" in printed
     (tmp_path / "book").mkdir()
-    monkeypatch.setattr(claims, "checkout", lambda: tmp_path)
+    monkeypatch.setattr(claims.page, "checkout", lambda: tmp_path)
     assert cli.main(["claims", "--write"]) == 0
     assert capsys.readouterr().out == "Wrote book/claims.md.\n"
-    assert (tmp_path / "book" / "claims.md").read_text(encoding="utf-8") == claims.page(tmp_path)
+    assert (tmp_path / "book" / "claims.md").read_text(encoding="utf-8") == claims.page_text(tmp_path)
 
 
 def test_claims_cannot_be_written_without_the_book(capsys, monkeypatch, tmp_path):

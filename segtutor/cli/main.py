@@ -158,7 +158,7 @@ def _claims(options: argparse.Namespace) -> int:
     from segtutor.lab import claims
 
     if options.write:
-        path = claims.write()
+        path = claims.write_page()
         print(f"Wrote {path.parent.name}/{path.name}.")
         return 0
     for claim in [claims.find(id) for id in options.ids] or claims.CLAIMS:
