@@ -255,12 +255,12 @@ def test_compatibility_matrix_shows_costs_failures_and_gaps(monkeypatch):
         )
         for key, value in values.items()
     ]
-    monkeypatch.setattr(chapter.results, "read_rows", lambda: found)
+    monkeypatch.setattr(results, "read_rows", lambda: found)
     shown = chapter.compatibility_matrix(["resnet18", "mit-b0"], ["fcn", "aspp"])
     assert shown.columns == ["backbone", "fcn", "aspp"]
     assert shown.rows == [["resnet18", "21.0", "fails"], ["mit-b0", "not measured", "not measured"]]
     assert shown.caption == "GFLOPs: random weights. Measured again by `segtutor benchmark FAC-1`."
-    monkeypatch.setattr(chapter.results, "read_rows", list)
+    monkeypatch.setattr(results, "read_rows", list)
     assert chapter.compatibility_matrix(["resnet18"], ["fcn"]).caption == ""
 
 
@@ -296,7 +296,7 @@ def test_speed_table_shows_every_size_in_order(tmp_path, monkeypatch):
 )
 def test_running_table_says_where_a_network_sees_everything(rows, monkeypatch, side, cell):
     measured = dataclasses.replace(chapter.result("table/fcn8s/flops"), value=side)
-    monkeypatch.setattr(chapter.results, "result", lambda id: measured)
+    monkeypatch.setattr(results, "result", lambda id: measured)
     assert chapter.running_table("03", metrics=["receptive_field"]).rows[0][1] == cell
 
 
