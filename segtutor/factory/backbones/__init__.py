@@ -10,6 +10,7 @@ from segtutor.factory.backbones.registry import (
     list_backbone_names,
     list_backbone_uses,
     list_backbones,
+    parse_backbone,
     register_backbone,
 )
 from segtutor.factory.backbones.timm import TimmBackbone
@@ -24,5 +25,6 @@ __all__ = [
     "list_backbone_names",
     "list_backbone_uses",
     "list_backbones",
+    "parse_backbone",
     "register_backbone",
 ]
