@@ -504,7 +504,7 @@ def test_multilabel_lovasz_equals_smp_per_channel():
 
 def test_lovasz_slopes_survive_many_pixels():
     """In float32 the published differences of neighbours lose their digits; these must agree with float64."""
-    from segtutor.losses import _jaccard_steps
+    from segtutor.losses.regions import _jaccard_steps
 
     truth = (torch.rand(1, 2_000_000, generator=torch.Generator().manual_seed(0)) < 0.3).double()
     union = truth.sum() + (1 - truth).cumsum(1)
@@ -625,7 +625,7 @@ def test_border_weighted_loss_is_the_weighted_mean(task):
 
 
 def test_border_maps_are_kept_but_not_for_ever(monkeypatch):
-    import segtutor.losses as module
+    from segtutor.losses import borders as module
 
     calls = []
     real = module.border_weight_map
