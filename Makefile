@@ -87,7 +87,7 @@ offline-bundle: $(READY)
 	@$(BIN)/python tools/offline_bundle.py --python $(BUNDLE_PYTHON)
 
 clean:
-	rm -rf _build vendor tools/node_modules offline-bundle dist book/generated .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build vendor tools/node_modules offline-bundle dist book/generated .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find segtutor tests tools book -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

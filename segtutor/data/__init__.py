@@ -5,7 +5,22 @@ Names load on first use, so that importing one dataset does not import what the 
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what a type checker sees; a program looks names up on first use
+    from segtutor.data import transforms
+    from segtutor.data.camvid import CamVid
+    from segtutor.data.check import DatasetReport, check_dataset
+    from segtutor.data.cityscapes import Cityscapes
+    from segtutor.data.drosophila_vnc import DrosophilaVNC
+    from segtutor.data.folder import SegmentationFolder
+    from segtutor.data.isbi2012 import ISBI2012
+    from segtutor.data.oxford_pets import OxfordPets
+    from segtutor.data.root import available, find_root
+    from segtutor.data.spec import DatasetSpec
+    from segtutor.data.synthetic import CellKnobs, SceneKnobs, SyntheticCells, SyntheticScenes
+    from segtutor.data.voc import VOC
 
 _HOME = {
     "DatasetSpec": "spec",
@@ -25,17 +40,38 @@ _HOME = {
     "find_root": "root",
     "available": "root",
 }
-__all__ = sorted(_HOME) + ["transforms"]
 
+__all__ = [
+    "DatasetSpec",
+    "SyntheticScenes",
+    "SyntheticCells",
+    "SceneKnobs",
+    "CellKnobs",
+    "CamVid",
+    "DrosophilaVNC",
+    "ISBI2012",
+    "OxfordPets",
+    "VOC",
+    "Cityscapes",
+    "SegmentationFolder",
+    "check_dataset",
+    "DatasetReport",
+    "find_root",
+    "available",
+    "transforms",
+]
 
-def __getattr__(name: str):
-    if name == "transforms":
-        return importlib.import_module("segtutor.data.transforms")
-    if name not in _HOME:
-        raise AttributeError(f"module 'segtutor.data' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"segtutor.data.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+# Hidden from type checkers, which would take any name for one that is here
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "transforms":
+            return import_module("segtutor.data.transforms")
+        if name not in _HOME:
+            raise AttributeError(f"module 'segtutor.data' has no attribute {name!r}")
+        value = getattr(import_module(f"segtutor.data.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

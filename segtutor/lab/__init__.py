@@ -3,14 +3,18 @@
 The lab stands on the library; the library never imports it.
 """
 
-import importlib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-_PARTS = ("chapter", "claims", "experiments", "harness", "papers", "protocols", "results", "source")
+if TYPE_CHECKING:  # what a type checker sees; a program looks names up on first use
+    from segtutor.lab import chapter, claims, experiments, harness, papers, protocols, results, source
 
-__all__ = list(_PARTS)
+__all__ = ["chapter", "claims", "experiments", "harness", "papers", "protocols", "results", "source"]
 
+# Hidden from type checkers, which would take any name for one that is here
+if not TYPE_CHECKING:
 
-def __getattr__(name):
-    if name in _PARTS:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its parts are {', '.join(_PARTS)}.")
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its parts are {', '.join(__all__)}.")
