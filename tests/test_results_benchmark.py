@@ -70,8 +70,8 @@ def test_row_survives_json():
         ({"value": True}, "value must be a finite number"),
         ({"seed": 0.5}, "seed must be an integer"),
         ({"seed": True}, "seed must be an integer"),
-        ({"unit": " "}, "unit must be a text"),
-        ({"hardware": None}, "hardware must be a text"),
+        ({"unit": " "}, "unit must be a non-empty string"),
+        ({"hardware": None}, "hardware must be a non-empty string"),
         ({"config": "steps"}, "config must be a JSON object"),
         ({"date": "yesterday"}, "date must be ISO 8601"),
         ({"spread": [2, 1]}, r"spread must be \[low, high\]"),
@@ -141,7 +141,7 @@ def test_missing_result_names_what_there_is(tmp_path):
     write(tmp_path, {})
     with pytest.raises(MissingResult, match=r"'X-1/net/iou'.*X-1/net/miou.*`segtutor benchmark X-1`"):
         result("X-1/net/iou", folder=tmp_path)
-    with pytest.raises(MissingResult, match="nothing is"):
+    with pytest.raises(MissingResult, match="no rows at all"):
         result("Y", folder=tmp_path)
 
 

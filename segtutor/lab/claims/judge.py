@@ -27,7 +27,7 @@ def judge(claim: Claim | str, *, folder: Path | str | None = None) -> Judgement:
 
     Args:
         claim: A claim or its id.
-        folder: Where the rows lie; default: the package's own.
+        folder: Where the rows are; default: the package's own.
 
     Raises:
         ClaimError: When the claim is badly written, or its rows contradict its verdict.

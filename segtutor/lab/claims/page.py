@@ -48,7 +48,7 @@ def page_text(root: Path | str, *, folder: Path | str | None = None) -> str:
 
     Args:
         root: The checkout; chapters are linked when their notebook is in ``notebooks/``.
-        folder: Where the rows lie; default: the package's own.
+        folder: Where the rows are; default: the package's own.
     """
     judged = [judge(claim, folder=folder) for claim in CLAIMS]
     counts = {verdict: sum(j.verdict == verdict for j in judged) for verdict in VERDICTS}

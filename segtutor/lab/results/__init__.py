@@ -1,9 +1,9 @@
 """Measured rows: every number that the book cites and no chapter can measure in a minute.
 
-The rows are JSON files beside this module, written by ``segtutor benchmark`` and by nothing else. They are read
-here and by nothing else, in plain Python: no torch, so that a page can be rendered and checked anywhere.
+The rows are JSON files beside this module, which only ``segtutor benchmark`` writes and only this module reads. It
+needs no torch, so that a page can be rendered and checked anywhere.
 
-A row is one value from one run: one id, one seed, one machine, one configuration, and where it came from.
+A row is one value from one run, with its id, seed, machine and configuration, and where it came from.
 """
 
 import json
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 
 
 class ResultsError(ValueError):
-    """A results file holds something that is not a measured row."""
+    """A results file contains something that is not a measured row."""
 
 
 class MissingResult(LookupError):
@@ -79,7 +79,7 @@ def parse_row(record: object, where: str = "row") -> Row:
         ResultsError: Naming ``where`` and the field, when the object does not follow the schema.
     """
     if not isinstance(record, dict):
-        raise ResultsError(f"{where}: a row must be a JSON object, this is {type(record).__name__}.")
+        raise ResultsError(f"{where}: a row must be a JSON object, not {type(record).__name__}.")
     missing = [name for name in _NAMES if name not in record and name != "spread"]
     unknown = [name for name in record if name not in _NAMES]
     if missing or unknown:
@@ -88,7 +88,7 @@ def parse_row(record: object, where: str = "row") -> Row:
         raise ResultsError(f"{where}: {' and '.join(parts)}; a row has exactly the fields {', '.join(_NAMES)}.")
     for name in _TEXT:
         if not isinstance(record[name], str) or not record[name].strip():
-            raise ResultsError(f"{where}: {name} must be a text that is not empty, found {record[name]!r}.")
+            raise ResultsError(f"{where}: {name} must be a non-empty string, found {record[name]!r}.")
     for name in ("value", "wall_seconds"):
         if not _is_number(record[name]):
             raise ResultsError(f"{where}: {name} must be a finite number, found {record[name]!r}.")
@@ -118,7 +118,7 @@ def read_file(path: Path) -> list[Row]:
     """All rows of one results file.
 
     Raises:
-        ResultsError: When the file is not JSON, a row breaks the schema, or a measurement is there twice.
+        ResultsError: When the file is not JSON, a row breaks the schema, or a measurement appears twice.
     """
     path = Path(path)
     try:
@@ -128,15 +128,16 @@ def read_file(path: Path) -> list[Row]:
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise ResultsError(f'{path.name}: expected {{"rows": [...]}} at the top level.')
     rows = [parse_row(record, f"{path.name}, row {number}") for number, record in enumerate(content["rows"], 1)]
-    _refuse_twins(rows, path.name)
+    _check_unique(rows, path.name)
     return rows
 
 
-def _refuse_twins(rows: Iterable[Row], where: str) -> None:
-    seen = set()
+def _check_unique(rows: Iterable[Row], where: str) -> None:
+    seen: set[tuple[str, int, str, str]] = set()
     for row in rows:
         if row.key in seen:
-            raise ResultsError(f"{where}: {row.id} with seed {row.seed} is there twice for {row.hardware}.")
+            twice = f"{row.id} with seed {row.seed} appears twice for {row.hardware}"
+            raise ResultsError(f"{where}: {twice}; delete one of the two rows.")
         seen.add(row.key)
 
 
@@ -145,10 +146,10 @@ def read_rows(id: str | None = None, *, folder: Path | str | None = None) -> lis
 
     Args:
         id: ``"FCN-2/fcn8s/miou"`` for one quantity, ``"FCN-2"`` for everything below it, None for all rows.
-        folder: Where the files lie; default: the package's own.
+        folder: Where the files are; default: the package's own.
 
     Returns:
-        The rows in the order of their files; empty when there is none.
+        The rows in the order of their files; an empty list when there is none.
     """
     stats = [(path, path.stat()) for path in sorted(Path(folder or FOLDER).glob("*.json"))]
     rows = _all_rows(tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats))
@@ -159,9 +160,9 @@ def read_rows(id: str | None = None, *, folder: Path | str | None = None) -> lis
 
 @lru_cache(maxsize=4)
 def _all_rows(files: tuple[tuple[Path, int, int], ...]) -> tuple[Row, ...]:
-    """The rows of files that are named with time and size, so that thousands of look-ups parse them once."""
+    """The rows of files, each given with its time of change and its size: until these change, it is parsed once."""
     rows = tuple(row for path, _, _ in files for row in read_file(path))
-    _refuse_twins(rows, "results")
+    _check_unique(rows, "results")
     return rows
 
 
@@ -182,6 +183,7 @@ class Result:
 
     @property
     def hardware(self) -> str:
+        """The machine that measured it."""
         return self.rows[0].hardware
 
     @property
@@ -216,11 +218,16 @@ def plural(count: int, noun: str) -> str:
 def result(id: str, *, folder: Path | str | None = None) -> Result:
     """The mean over seeds of one quantity.
 
-    Rows of different machines or configurations are never averaged. The newest configuration is taken, and of its
-    machines the one with the most seeds (then the newest): timings of one table then come from one place.
+    Rows of different machines or configurations are never averaged. The newest configuration is taken, and of the
+    machines that measured it the one with the most seeds (then the newest), so that the timings of one table come
+    from one machine.
+
+    Args:
+        id: The id of a row.
+        folder: Where the files are; default: the package's own.
 
     Raises:
-        MissingResult: When nothing was measured under ``id``, with the ids that are near it.
+        MissingResult: When nothing was measured under ``id``; the message names the ids of the same experiment.
     """
     rows = [row for row in read_rows(folder=folder) if row.id == id]
     if not rows:
@@ -240,5 +247,5 @@ def result(id: str, *, folder: Path | str | None = None) -> Result:
 def _missing_sentence(id: str, folder: Path | str | None) -> str:
     experiment = id.split("/")[0]
     known = sorted({row.id for row in read_rows(experiment, folder=folder)})
-    near = f"below {experiment!r} there are {', '.join(known)}" if known else f"nothing is below {experiment!r}"
+    near = f"{experiment!r} has {', '.join(known)}" if known else f"{experiment!r} has no rows at all"
     return f"There is no measured row {id!r}: {near}; `segtutor benchmark {experiment}` measures what is missing."
