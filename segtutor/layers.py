@@ -144,6 +144,15 @@ def check_num_classes(num_classes: int) -> None:
         )
 
 
+def check_auxiliary(wanted: bool, head: nn.Module | None) -> None:
+    """Raise ValueError, saying what to do, where auxiliary logits are wanted of a model without an auxiliary head."""
+    if wanted and head is None:
+        raise ValueError(
+            "auxiliary=True asks for auxiliary logits, but this model has no auxiliary head: build it with "
+            "auxiliary=True, or call model(images) alone."
+        )
+
+
 def check_images(images: Tensor, in_channels: int, smallest: int = 32) -> None:
     """Raise ValueError, saying what to do, unless images are (B, in_channels, H, W) with H, W >= smallest."""
     if images.dim() != 4:

@@ -188,7 +188,7 @@ class ModelContract:
 
 
 class AuxiliaryContract:
-    """What a model with `forward_with_auxiliary` promises besides; inherit, set ``build``.
+    """What a model with an auxiliary head promises besides; inherit, set ``build``.
 
     Attributes:
         build: ``build(num_classes, auxiliary=False)``, a narrow model on the ResNet trunk.
@@ -202,13 +202,13 @@ class AuxiliaryContract:
         plain.load_state_dict({name: v for name, v in model.state_dict().items() if not name.startswith("auxiliary")})
         x = images(2, 3, 41, 64)
         with torch.no_grad():
-            logits, auxiliary_logits = model.forward_with_auxiliary(x)
+            logits, auxiliary_logits = model(x, auxiliary=True)
             assert isinstance(model(x), torch.Tensor) and model(x).equal(logits) and plain(x).equal(logits)
         assert auxiliary_logits.shape == logits.shape and not auxiliary_logits.equal(logits)
 
     def test_the_auxiliary_output_reads_conv4_x(self):
         model = seeded(self.build, 3, auxiliary=True)
-        _, auxiliary_logits = model.forward_with_auxiliary(images(2, 3, 64, 64))
+        _, auxiliary_logits = model(images(2, 3, 64, 64), auxiliary=True)
         auxiliary_logits.square().mean().backward()
         learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         own = {name for name, _ in model.named_parameters() if name.startswith("auxiliary.")}
@@ -216,8 +216,14 @@ class AuxiliaryContract:
         reached = {".".join(name.split(".")[:2]) for name in learning - own}
         assert reached == {"trunk.conv1", "trunk.bn1", "trunk.conv2_x", "trunk.conv3_x", "trunk.conv4_x"}
 
+    def test_hooks_on_the_model_see_both_outputs(self):
+        model, seen = seeded(self.build, 3, auxiliary=True).eval(), []
+        model.register_forward_hook(lambda module, args, output: seen.append(output))
+        outputs = model(images(1, 3, 32, 32), auxiliary=True)
+        assert len(seen) == 1 and seen[0] is outputs and len(outputs) == 2
+
     def test_without_an_auxiliary_head_one_sentence_says_what_to_do(self):
         with pytest.raises(ValueError, match="auxiliary=True"):
-            self.build(3).forward_with_auxiliary(images(1, 3, 32, 32))
+            self.build(3)(images(1, 3, 32, 32), auxiliary=True)
         with pytest.raises(ValueError, match="smallest side"):
-            self.build(3, auxiliary=True).forward_with_auxiliary(images(1, 3, 16, 32))
+            self.build(3, auxiliary=True)(images(1, 3, 16, 32), auxiliary=True)

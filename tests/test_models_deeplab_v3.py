@@ -32,18 +32,18 @@ class TestDeepLabV3(ModelContract):
 
 
 class Both(nn.Module):
-    """The sum of the two outputs, so that the contract covers `forward_with_auxiliary` as well."""
+    """The sum of the two outputs, so that the contract covers ``model(images, auxiliary=True)`` as well."""
 
     def __init__(self, num_classes, **options):
         super().__init__()
         self.model = DeepLabV3(num_classes, auxiliary=True, **NARROW, **options)
 
     def forward(self, x):
-        logits, auxiliary_logits = self.model.forward_with_auxiliary(x)
+        logits, auxiliary_logits = self.model(x, auxiliary=True)
         return logits + auxiliary_logits
 
 
-class TestForwardWithAuxiliary(ModelContract):
+class TestBothOutputs(ModelContract):
     models = {"both": Both}
     overfit = (60, 5e-3)
 
@@ -97,7 +97,7 @@ def test_outputs_are_torchvisions(depth, size, dtype):
     report = transplant(theirs, ours)
     assert report.left == () and report.fresh == ()
     x = images(2, 3, *size, dtype=dtype)
-    expected, (logits, auxiliary_logits) = theirs(x), ours.forward_with_auxiliary(x)
+    expected, (logits, auxiliary_logits) = theirs(x), ours(x, auxiliary=True)
     for found, wanted in ((logits, expected["out"]), (auxiliary_logits, expected["aux"]), (ours(x), expected["out"])):
         assert wanted.shape == (2, 21, *size) and wanted.std() > 1e-3, "logits without variation compare nothing"
         assert (found - wanted).abs().max() == 0.0

@@ -34,18 +34,18 @@ class TestWithAuxiliaryHead(ModelContract):
 
 
 class Both(nn.Module):
-    """The sum of the two outputs, so that the contract covers `forward_with_auxiliary` as well."""
+    """The sum of the two outputs, so that the contract covers ``model(images, auxiliary=True)`` as well."""
 
     def __init__(self, num_classes, **options):
         super().__init__()
         self.model = PSPNet(num_classes, auxiliary=True, **PRESETS["tiny"], **options)
 
     def forward(self, x):
-        logits, auxiliary_logits = self.model.forward_with_auxiliary(x)
+        logits, auxiliary_logits = self.model(x, auxiliary=True)
         return logits + auxiliary_logits
 
 
-class TestForwardWithAuxiliary(ModelContract):
+class TestBothOutputs(ModelContract):
     models = {"both": Both}
     overfit = (60, 5e-3)
 
@@ -130,7 +130,7 @@ def test_logits_are_those_of_an_independent_network(first_block):
         return enlarge(F.conv2d(x, weights[f"{name}.2.weight"], weights[f"{name}.2.bias"]), size=(67, 90))
 
     expected, expected_auxiliary = head(torch.cat(maps, dim=1), "head"), head(conv4_x, "auxiliary")
-    logits, auxiliary_logits = model.forward_with_auxiliary(x)
+    logits, auxiliary_logits = model(x, auxiliary=True)
     for found, wanted in ((logits, expected), (auxiliary_logits, expected_auxiliary), (model(x), expected)):
         assert wanted.std() > 1e-3, "logits without variation compare nothing"
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
@@ -242,7 +242,7 @@ def test_dropout_takes_whole_channels_in_training_only():
         head[0].register_forward_hook(lambda module, args, out: out.add_(1))  # no zeros but those of dropout
         head[2].register_forward_pre_hook(lambda module, args, name=name: kept.update({name: args[0]}))
     for training in (True, False):
-        model.train(training).forward_with_auxiliary(images(2, 3, 32, 40))
+        model.train(training)(images(2, 3, 32, 40), auxiliary=True)
         for map_ in kept.values():
             alive = (map_ != 0).flatten(2)
             assert alive.all(2).equal(alive.any(2)), "a channel is dropped as a whole"

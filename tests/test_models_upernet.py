@@ -23,18 +23,18 @@ class TestSwinUPerNet(ModelContract):
 
 
 class Both(nn.Module):
-    """The sum of the two outputs, so that the contract covers `forward_with_auxiliary` as well."""
+    """The sum of the two outputs, so that the contract covers ``model(images, auxiliary=True)`` as well."""
 
     def __init__(self, num_classes, **options):
         super().__init__()
         self.model = SwinUPerNet(num_classes, auxiliary=True, **PRESETS["tiny"], **options)
 
     def forward(self, x):
-        logits, auxiliary_logits = self.model.forward_with_auxiliary(x)
+        logits, auxiliary_logits = self.model(x, auxiliary=True)
         return logits + auxiliary_logits
 
 
-class TestForwardWithAuxiliary(ModelContract):
+class TestBothOutputs(ModelContract):
     models = {"both": Both}
 
 
@@ -44,7 +44,7 @@ class TestAuxiliary(AuxiliaryContract):
     def test_the_auxiliary_output_reads_conv4_x(self):
         """Here: stage 3."""
         model = seeded(self.build, 3, auxiliary=True)
-        _, auxiliary_logits = model.forward_with_auxiliary(images(2, 3, 64, 64))
+        _, auxiliary_logits = model(images(2, 3, 64, 64), auxiliary=True)
         auxiliary_logits.square().mean().backward()
         learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         own = {name for name, _ in model.named_parameters() if name.startswith("auxiliary.")}
@@ -142,7 +142,7 @@ def test_logits_are_transformers(pair, size):
     torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-11)
     auxiliary = theirs.auxiliary_head(theirs.backbone(x).feature_maps)
     auxiliary = nn.functional.interpolate(auxiliary, size=size, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(ours.forward_with_auxiliary(x)[1], auxiliary, rtol=0, atol=1e-11)
+    torch.testing.assert_close(ours(x, auxiliary=True)[1], auxiliary, rtol=0, atol=1e-11)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtutor.layers import check_images, check_num_classes, conv_norm_relu, resize
+from segtutor.layers import check_auxiliary, check_images, check_num_classes, conv_norm_relu, resize
 from segtutor.models.resnet import DEPTHS, ResNet, he_init, residual_stage
 from segtutor.models.resnet import PRESETS as RESNETS
 
@@ -148,7 +148,7 @@ class DeepLabV3(nn.Module):
         multi_grid: factors on the rate of conv5_x's units; None leaves them as torchvision has them (see the ledger).
         rates: of ASPP at output stride 16; at 8 they are doubled.
         head: "aspp", "cascade" (blocks 5 to 7 in its place) or "torchvision" (ASPP and one more 3x3).
-        auxiliary: add the training-time head on conv4_x, read by `forward_with_auxiliary` alone.
+        auxiliary: add the training-time head on conv4_x, whose scores ``model(images, auxiliary=True)`` returns too.
 
     Raises:
         ValueError: no classes, or an unknown trunk, output stride, multi-grid or head.
@@ -182,26 +182,24 @@ class DeepLabV3(nn.Module):
         self.head = scoring_head(context, channels, num_classes, refine=head == "torchvision")
         self.auxiliary = auxiliary_head(conv4, num_classes) if auxiliary else None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """images (B, in_channels, H, W) to logits (B, num_classes, H, W), with or without an auxiliary head."""
-        check_images(images, self.in_channels)
-        *_, conv5_x = self.trunk(images)  # (B, 2048, H/16, W/16)
-        score = self.head(conv5_x)  # (B, C, H/16, W/16)
-        return resize(score, images.shape[2:])  # (B, C, H, W)
+    def forward(self, images: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """images (B, in_channels, H, W) to logits (B, num_classes, H, W).
 
-    def forward_with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, in_channels, H, W) to logits and auxiliary logits, (B, num_classes, H, W) each, for training.
+        Args:
+            images: to score.
+            auxiliary: return ``(logits, auxiliary_logits)``, both (B, num_classes, H, W), as training needs them.
 
         Raises:
-            ValueError: the model has no auxiliary head.
+            ValueError: auxiliary logits of a model that was built without an auxiliary head.
         """
-        if self.auxiliary is None:
-            raise ValueError("This model has no auxiliary head: build it with auxiliary=True, or call model(images).")
         check_images(images, self.in_channels)
+        check_auxiliary(auxiliary, self.auxiliary)
         *_, conv4_x, conv5_x = self.trunk(images)  # (B, 1024, H/16, W/16), (B, 2048, H/16, W/16)
-        scores = self.head(conv5_x), self.auxiliary(conv4_x)  # (B, C, H/16, W/16) twice
-        logits, auxiliary_logits = (resize(score, images.shape[2:]) for score in scores)  # (B, C, H, W) twice
-        return logits, auxiliary_logits
+        score = self.head(conv5_x)  # (B, C, H/16, W/16)
+        logits = resize(score, images.shape[2:])  # (B, C, H, W)
+        if not auxiliary:
+            return logits
+        return logits, resize(self.auxiliary(conv4_x), images.shape[2:])  # (B, C, H, W) twice
 
 
 _TORCHVISION = {"output_stride": 8, "multi_grid": None, "head": "torchvision"}

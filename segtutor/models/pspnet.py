@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtutor.layers import check_images, check_num_classes, conv_norm_relu, resize
+from segtutor.layers import check_auxiliary, check_images, check_num_classes, conv_norm_relu, resize
 from segtutor.models.resnet import ResNet
 
 
@@ -76,7 +76,7 @@ class PSPNet(nn.Module):
         num_classes: classes to score.
         in_channels: channels of the images.
         depth: of the ResNet: 18, 34, 50, 101 or 152.
-        auxiliary: add the training-time head on conv4_x, read by `forward_with_auxiliary` alone.
+        auxiliary: add the training-time head on conv4_x, whose scores ``model(images, auxiliary=True)`` returns too.
         first_block: dilation where a stage's stride was, "new" or "previous" (see the ledger).
         widths: base widths of conv2_x .. conv5_x. The summaries together are as wide as conv5_x, and the fusing
             convolution is a quarter of that.
@@ -108,26 +108,24 @@ class PSPNet(nn.Module):
         self.head = scoring_head(self.pyramid.out_channels, conv5 // 4, num_classes, dropout)
         self.auxiliary = scoring_head(conv4, conv4 // 4, num_classes, dropout) if auxiliary else None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """images (B, in_channels, H, W) to logits (B, num_classes, H, W), with or without an auxiliary head."""
-        check_images(images, self.in_channels)
-        *_, conv5_x = self.trunk(images)  # (B, 2048, H/8, W/8)
-        score = self.head(self.pyramid(conv5_x))  # (B, C, H/8, W/8)
-        return resize(score, images.shape[2:])  # (B, C, H, W)
+    def forward(self, images: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """images (B, in_channels, H, W) to logits (B, num_classes, H, W).
 
-    def forward_with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, in_channels, H, W) to logits and auxiliary logits, (B, num_classes, H, W) each, for training.
+        Args:
+            images: to score.
+            auxiliary: return ``(logits, auxiliary_logits)``, both (B, num_classes, H, W), as training needs them.
 
         Raises:
-            ValueError: the model has no auxiliary head.
+            ValueError: auxiliary logits of a model that was built without an auxiliary head.
         """
-        if self.auxiliary is None:
-            raise ValueError("This model has no auxiliary head: build it with auxiliary=True, or call model(images).")
         check_images(images, self.in_channels)
+        check_auxiliary(auxiliary, self.auxiliary)
         *_, conv4_x, conv5_x = self.trunk(images)  # (B, 1024, H/8, W/8), (B, 2048, H/8, W/8)
-        scores = self.head(self.pyramid(conv5_x)), self.auxiliary(conv4_x)  # (B, C, H/8, W/8) twice
-        logits, auxiliary_logits = (resize(score, images.shape[2:]) for score in scores)  # (B, C, H, W) twice
-        return logits, auxiliary_logits
+        score = self.head(self.pyramid(conv5_x))  # (B, C, H/8, W/8)
+        logits = resize(score, images.shape[2:])  # (B, C, H, W)
+        if not auxiliary:
+            return logits
+        return logits, resize(self.auxiliary(conv4_x), images.shape[2:])  # (B, C, H, W) twice
 
 
 PRESETS = {

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segtutor.layers import check_images, check_num_classes, conv_norm_relu, resize
+from segtutor.layers import check_auxiliary, check_images, check_num_classes, conv_norm_relu, resize
 from segtutor.models import swin
 from segtutor.models.pspnet import PyramidPooling, scoring_head
 
@@ -82,7 +82,7 @@ class SwinUPerNet(nn.Module):
         in_channels: channels of the images.
         trunk: a preset of `segtutor.models.swin`: "swin_t", "swin_s", "swin_b" or "tiny".
         width: channels of the decoder.
-        auxiliary: add the training-time head on stage 3, read by `forward_with_auxiliary` alone.
+        auxiliary: add the training-time head on stage 3, whose scores ``model(images, auxiliary=True)`` returns too.
         drop_path: of the trunk, in training; its preset's own is for classification.
         dropout: share of the channels dropped before each classifier in training.
         always_shift: of the trunk (see its ledger).
@@ -116,25 +116,24 @@ class SwinUPerNet(nn.Module):
         *_, stage3, _ = self.trunk.channels
         self.auxiliary = scoring_head(stage3, width // 2, num_classes, dropout) if auxiliary else None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """images (B, in_channels, H, W) to logits (B, num_classes, H, W), with or without an auxiliary head."""
-        check_images(images, self.in_channels)
-        embedding = self.decoder(self.trunk(images))  # (B, 512, H/4, W/4)
-        return resize(self.classifier(embedding), images.shape[2:])  # (B, C, H, W)
+    def forward(self, images: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """images (B, in_channels, H, W) to logits (B, num_classes, H, W).
 
-    def forward_with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, in_channels, H, W) to logits and auxiliary logits, (B, num_classes, H, W) each, for training.
+        Args:
+            images: to score.
+            auxiliary: return ``(logits, auxiliary_logits)``, both (B, num_classes, H, W), as training needs them.
 
         Raises:
-            ValueError: the model has no auxiliary head.
+            ValueError: auxiliary logits of a model that was built without an auxiliary head.
         """
-        if self.auxiliary is None:
-            raise ValueError("This model has no auxiliary head: build it with auxiliary=True, or call model(images).")
         check_images(images, self.in_channels)
+        check_auxiliary(auxiliary, self.auxiliary)
         maps = self.trunk(images)  # (B, 96, H/4, W/4) .. (B, 768, H/32, W/32)
-        scores = self.classifier(self.decoder(maps)), self.auxiliary(maps[2])  # (B, C, H/4, W/4), (B, C, H/16, W/16)
-        logits, auxiliary_logits = (resize(score, images.shape[2:]) for score in scores)  # (B, C, H, W) twice
-        return logits, auxiliary_logits
+        score = self.classifier(self.decoder(maps))  # (B, C, H/4, W/4)
+        logits = resize(score, images.shape[2:])  # (B, C, H, W)
+        if not auxiliary:
+            return logits
+        return logits, resize(self.auxiliary(maps[2]), images.shape[2:])  # (B, C, H, W) twice
 
 
 PRESETS = {
