@@ -77,8 +77,8 @@ def _vgg_features(batch_norm: bool, depths: tuple[int, ...] = (2, 2, 3, 3, 3)) -
     return names
 
 
-def _vgg_map(batch_norm: bool, *, trunk: str = "", classifier: Mapping[str, str] | None = None, **options) -> KeyMap:
-    layers = {source: trunk + target for source, target in _vgg_features(batch_norm).items()}
+def _vgg_map(batch_norm: bool, *, backbone: str = "", classifier: Mapping[str, str] | None = None, **options) -> KeyMap:
+    layers = {source: backbone + target for source, target in _vgg_features(batch_norm).items()}
     layers |= classifier or {}
 
     def rename(name: str) -> str | None:
@@ -97,16 +97,16 @@ def _resnet_rename(name: str) -> str | None:
     return name.replace(".downsample.", ".shortcut.")
 
 
-def _resnet_map(*, trunk: str = "", **options) -> KeyMap:
+def _resnet_map(*, backbone: str = "", **options) -> KeyMap:
     def rename(name: str) -> str | None:
         renamed = _resnet_rename(name)
-        return None if renamed is None else trunk + renamed
+        return None if renamed is None else backbone + renamed
 
     return KeyMap(rename, **options)
 
 
 def _by_prefix(parts: Mapping[str, str | None]) -> Callable[[str], str | None]:
-    """Rename by the longest known beginning of a name; None leaves that part out, a trunk is named as in `ResNet`."""
+    """Rename by the longest known beginning of a name; None leaves a part out, a backbone is named as in `ResNet`."""
 
     def rename(name: str) -> str | None:
         known = [part for part in parts if name.startswith(part + ".")]
@@ -116,14 +116,14 @@ def _by_prefix(parts: Mapping[str, str | None]) -> Callable[[str], str | None]:
         target, rest = parts[source], name[len(source) + 1 :]
         if target is None:
             return None
-        return f"{target}.{_resnet_rename(rest) if target == 'trunk' else rest}"
+        return f"{target}.{_resnet_rename(rest) if target == 'backbone' else rest}"
 
     return rename
 
 
 def _torchvision_deeplab_map() -> KeyMap:
     parts = {
-        "backbone": "trunk",
+        "backbone": "backbone",
         "classifier.0.convs.4.1": "head.context.image_pooling.0",
         "classifier.0.convs.4.2": "head.context.image_pooling.1",
         "classifier.0.convs": "head.context.branches",
@@ -141,7 +141,7 @@ def _torchvision_deeplab_map() -> KeyMap:
 def _smp_deeplab_map() -> KeyMap:
     """smp's convolution between ASPP and the upsampling stays out, and the decoder's second one stays fresh."""
     parts: dict[str, str | None] = {
-        "encoder": "trunk",
+        "encoder": "backbone",
         "decoder.aspp.0.convs.4.1": "aspp.image_pooling.0",
         "decoder.aspp.0.convs.4.2": "aspp.image_pooling.1",
         "decoder.aspp.0.convs.0": "aspp.branches.0",
@@ -179,7 +179,7 @@ def _torchvision_vit_map(head: str | None, **options) -> KeyMap:
     return KeyMap(rename, **options)
 
 
-def _torchvision_swin_map(trunk: str = "", **options) -> KeyMap:
+def _torchvision_swin_map(backbone: str = "", **options) -> KeyMap:
     """torchvision counts entries and blocks in one list: embedding, stage 1, merging, stage 2, ..."""
     parts = {
         r"attn\.relative_position_bias_table": "attention.bias_table",
@@ -193,13 +193,13 @@ def _torchvision_swin_map(trunk: str = "", **options) -> KeyMap:
             return None
         found = re.fullmatch(r"features\.(\d)\.(.+)", name)
         if found is None:
-            return trunk + name
+            return backbone + name
         number, rest = int(found[1]), found[2]
         if number == 0:
             rest = re.sub(r"^0\.", "project.", re.sub(r"^2\.", "norm.", rest))
         for theirs, ours in parts.items():
             rest = re.sub(theirs, ours, rest)
-        return f"{trunk}stages.{number // 2}.{'blocks' if number % 2 else 'entry'}.{rest}"
+        return f"{backbone}stages.{number // 2}.{'blocks' if number % 2 else 'entry'}.{rest}"
 
     return KeyMap(rename, **options)
 
@@ -219,9 +219,9 @@ def _join_qkv(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _transformers_upernet_map() -> KeyMap:
     parts = {
-        r"^backbone\.(swin\.)?embeddings\.patch_embeddings\.projection": "trunk.stages.0.entry.project",
-        r"^backbone\.(swin\.)?embeddings\.norm": "trunk.stages.0.entry.norm",
-        r"^backbone\.(swin\.)?encoder\.layers": "trunk.stages",
+        r"^backbone\.(swin\.)?embeddings\.patch_embeddings\.projection": "backbone.stages.0.entry.project",
+        r"^backbone\.(swin\.)?embeddings\.norm": "backbone.stages.0.entry.norm",
+        r"^backbone\.(swin\.)?encoder\.layers": "backbone.stages",
         r"attention\.(self|relative_position_bias)\.relative_position_bias_table": "attention.bias_table",
         r"attention\.(o_proj|output\.dense)": "attention.project",
         r"layernorm_before": "norm1",
@@ -252,7 +252,7 @@ def _transformers_upernet_map() -> KeyMap:
         if ".downsample." in name:
             name = re.sub(r"(?<=stages\.)\d", lambda match: later(match, 1), name).replace("downsample", "entry")
         if name.startswith("backbone.hidden_states_norms.stage"):
-            name = name.replace("backbone.hidden_states_norms.stage", "trunk.norms.")
+            name = name.replace("backbone.hidden_states_norms.stage", "backbone.norms.")
             name = re.sub(r"(?<=norms\.)\d", lambda match: later(match, -1), name)
         return name
 
@@ -333,18 +333,18 @@ def _substituted(name: str, rules: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def _segformer_map(*, trunk: str = "", decoder: bool = False, **options) -> KeyMap:
+def _segformer_map(*, backbone: str = "", decoder: bool = False, **options) -> KeyMap:
     def rename(name: str) -> str | None:
         if name.startswith("decode_head."):
             return _substituted(name[len("decode_head.") :], _MLP_DECODER) if decoder else None
         # The classifier of an image, which mit-b0 and its kin were pretrained with.
-        return None if name.startswith("classifier.") else trunk + _substituted(name, _MIT)
+        return None if name.startswith("classifier.") else backbone + _substituted(name, _MIT)
 
     return KeyMap(rename, **options)
 
 
 def _smp_segformer_map() -> KeyMap:
-    """smp counts stages from 1 in the trunk and from the deepest in the decoder, and keeps keys and values together."""
+    """smp counts stages from 1, in the decoder from the deepest, and keeps keys and values together."""
     parts = {"patch_embed": "patch_embed", "block": "blocks", "norm": "norm"}
     layers = (
         (r"\.patch_embed\.proj\.", ".embed."),
@@ -370,7 +370,7 @@ def _smp_segformer_map() -> KeyMap:
 
     def rename(name: str) -> str:
         stage = r"^encoder\.(patch_embed|block|norm)(\d)\."
-        name = re.sub(stage, lambda match: f"trunk.stages.{int(match[2]) - 1}.{parts[match[1]]}.", name)
+        name = re.sub(stage, lambda match: f"backbone.stages.{int(match[2]) - 1}.{parts[match[1]]}.", name)
         level = r"^decoder\.mlp_stage\.(\d)\.linear\."
         name = re.sub(level, lambda match: f"decoder.project.{3 - int(match[1])}.", name)
         return _substituted(name, layers)
@@ -379,7 +379,7 @@ def _smp_segformer_map() -> KeyMap:
 
 
 _FCN = {
-    "trunk": "trunk.",
+    "backbone": "backbone.",
     "classifier": {"classifier.0": "fc6", "classifier.3": "fc7"},
     "fresh": r"(score_|upscore)",
     "reshape": r"fc[67]\.weight",
@@ -392,29 +392,29 @@ MAPS: dict[tuple[str, str], KeyMap] = {
     ("torchvision vgg16", "FCN"): _vgg_map(False, **_FCN),
     ("torchvision vgg13", "UNet"): _unet_map(False),
     ("torchvision vgg13_bn", "UNet"): _unet_map(True),
-    ("torchvision vgg16_bn", "SegNet"): _vgg_map(True, trunk="encoder.", fresh=r"decoder\."),
+    ("torchvision vgg16_bn", "SegNet"): _vgg_map(True, backbone="encoder.", fresh=r"decoder\."),
     ("torchvision resnet", "ResNet"): _resnet_map(),
-    ("torchvision resnet", "PSPNet"): _resnet_map(trunk="trunk.", fresh=r"(pyramid|head|auxiliary)\."),
+    ("torchvision resnet", "PSPNet"): _resnet_map(backbone="backbone.", fresh=r"(pyramid|head|auxiliary)\."),
     ("torchvision vgg16", "DeepLabV1"): _vgg_map(
-        False, trunk="trunk.", classifier=_FCN["classifier"], fresh=r"fc8\.", decimate={"fc6": 7, "fc7": 1}
+        False, backbone="backbone.", classifier=_FCN["classifier"], fresh=r"fc8\.", decimate={"fc6": 7, "fc7": 1}
     ),
-    ("torchvision resnet", "DeepLabV2"): _resnet_map(trunk="trunk.", fresh=r"aspp\."),
-    ("torchvision resnet", "DeepLabV3"): _resnet_map(trunk="trunk.", fresh=r"(head|auxiliary)\."),
-    ("torchvision resnet", "DeepLabV3Plus"): _resnet_map(trunk="trunk.", fresh=r"(aspp|decoder|classifier)\."),
+    ("torchvision resnet", "DeepLabV2"): _resnet_map(backbone="backbone.", fresh=r"aspp\."),
+    ("torchvision resnet", "DeepLabV3"): _resnet_map(backbone="backbone.", fresh=r"(head|auxiliary)\."),
+    ("torchvision resnet", "DeepLabV3Plus"): _resnet_map(backbone="backbone.", fresh=r"(aspp|decoder|classifier)\."),
     ("torchvision deeplabv3", "DeepLabV3"): _torchvision_deeplab_map(),
     ("smp deeplabv3plus", "DeepLabV3Plus"): _smp_deeplab_map(),
     ("torchvision vit", "ViT"): _torchvision_vit_map("head"),
     ("torchvision vit", "ViTSegmenter"): _torchvision_vit_map(None, fresh=r"head\."),
     ("torchvision swin", "SwinTransformer"): _torchvision_swin_map(fresh=r"norms\."),
     ("torchvision swin", "SwinUPerNet"): _torchvision_swin_map(
-        "trunk.", fresh=r"(trunk\.norms|decoder|classifier|auxiliary)\."
+        "backbone.", fresh=r"(backbone\.norms|decoder|classifier|auxiliary)\."
     ),
     ("transformers upernet", "SwinUPerNet"): _transformers_upernet_map(),
     ("smp segformer", "SegFormer"): _smp_segformer_map(),
     ("transformers mit", "MixTransformer"): _segformer_map(),
-    ("transformers mit", "SegFormer"): _segformer_map(trunk="trunk.", fresh=r"(decoder|classifier)\."),
+    ("transformers mit", "SegFormer"): _segformer_map(backbone="backbone.", fresh=r"(decoder|classifier)\."),
     ("transformers segformer", "MixTransformer"): _segformer_map(),
-    ("transformers segformer", "SegFormer"): _segformer_map(trunk="trunk.", decoder=True),
+    ("transformers segformer", "SegFormer"): _segformer_map(backbone="backbone.", decoder=True),
 }
 
 
@@ -519,13 +519,15 @@ def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> R
     return Report(copied, left, fresh)
 
 
-def _swin_weights(trunk: nn.Module) -> str:
-    """torchvision's name for the weights of a trunk as wide and as deep; a name that it lacks for any other."""
-    size = {(96, 6): "T", (96, 18): "S", (128, 18): "B"}.get((trunk.channels[0], len(trunk.stages[2].blocks)), "OTHER")
+def _swin_weights(backbone: nn.Module) -> str:
+    """torchvision's name for the weights of a backbone as wide and as deep; a name that it lacks for any other."""
+    size = {(96, 6): "T", (96, 18): "S", (128, 18): "B"}.get(
+        (backbone.channels[0], len(backbone.stages[2].blocks)), "OTHER"
+    )
     return f"Swin_{size}_Weights.IMAGENET1K_V1"
 
 
-# Class of the model: how torchvision enumerates the weights of its trunk.
+# Class of the model: how torchvision enumerates the weights of its backbone.
 _IMAGENET: dict[str, Callable[[nn.Module], str]] = {
     "FCN": lambda model: "VGG16_Weights.IMAGENET1K_V1",
     "SegNet": lambda model: "VGG16_BN_Weights.IMAGENET1K_V1",
@@ -535,15 +537,15 @@ _IMAGENET: dict[str, Callable[[nn.Module], str]] = {
     "ResNet": lambda model: f"ResNet{model.depth}_Weights.IMAGENET1K_V1",
     **dict.fromkeys(
         ("PSPNet", "DeepLabV2", "DeepLabV3", "DeepLabV3Plus"),
-        lambda model: f"ResNet{model.trunk.depth}_Weights.IMAGENET1K_V1",
+        lambda model: f"ResNet{model.backbone.depth}_Weights.IMAGENET1K_V1",
     ),
     "ViT": lambda model: f"ViT_{'L' if len(model.blocks) == 24 else 'B'}_{model.patch}_Weights.IMAGENET1K_V1",
     "SwinTransformer": lambda model: _swin_weights(model),
-    "SwinUPerNet": lambda model: _swin_weights(model.trunk),
+    "SwinUPerNet": lambda model: _swin_weights(model.backbone),
 }
 # The same for whole networks.
 _COCO: dict[str, Callable[[nn.Module], str]] = {
-    "DeepLabV3": lambda model: f"DeepLabV3_ResNet{model.trunk.depth}_Weights.COCO_WITH_VOC_LABELS_V1",
+    "DeepLabV3": lambda model: f"DeepLabV3_ResNet{model.backbone.depth}_Weights.COCO_WITH_VOC_LABELS_V1",
 }
 # Name for `load_pretrained`: (title, class of the model to torchvision's name, terms of the images).
 _PUBLISHED = {
@@ -575,7 +577,7 @@ def _fetch(model: nn.Module, published: str, progress: bool) -> dict[str, Tensor
     try:
         url = get_weight(name).url
     except ValueError:
-        raise ValueError(f"torchvision has no weights {name}: build the model with another trunk.") from None
+        raise ValueError(f"torchvision has no weights {name}: build the model with another backbone.") from None
     try:
         tensors = _download(url, progress)
     except OSError as error:
@@ -659,10 +661,10 @@ def load_pretrained(
         model: an FCN, a `UNet`, a `SegNet`, a `PSPNet`, a `DeepLabV1`, `DeepLabV2`, `DeepLabV3` or `DeepLabV3Plus`,
             a `ViT`, a `ViTSegmenter`, a `VGG16`, a `ResNet`, a `SwinTransformer` or a `SwinUPerNet` of the paper's
             widths; a `SegFormer` or a `MixTransformer`.
-        name: "imagenet": torchvision's classification weights for the model's trunk; "coco": the whole of
+        name: "imagenet": torchvision's classification weights for the model's backbone; "coco": the whole of
             torchvision's DeepLab v3, for ``DeepLabV3(21, **PRESETS["torchvision_resnet50"])`` or its "resnet101";
-            for a `SegFormer` or its trunk a repository of the Hugging Face hub, such as "nvidia/mit-b0" (the trunk,
-            from ImageNet) or "nvidia/segformer-b0-finetuned-ade-512-512" (all of it, 150 classes). NVIDIA's
+            for a `SegFormer` or its backbone a repository of the Hugging Face hub, such as "nvidia/mit-b0" (the
+            backbone, from ImageNet) or "nvidia/segformer-b0-finetuned-ade-512-512" (all of it, 150 classes). NVIDIA's
             licence allows non-commercial use only, and one printed line says so.
         path: a local file instead (.safetensors, or .pth and .bin read with ``weights_only=True``), or a folder
             copied from the hub: the weights of the reference library, or a state dict of the model itself.

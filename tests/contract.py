@@ -191,7 +191,7 @@ class AuxiliaryContract:
     """What a model with an auxiliary head promises besides; inherit, set ``build``.
 
     Attributes:
-        build: ``build(num_classes, auxiliary=False)``, a narrow model on the ResNet trunk.
+        build: ``build(num_classes, auxiliary=False)``, a narrow model on the ResNet backbone.
     """
 
     build = None
@@ -214,7 +214,7 @@ class AuxiliaryContract:
         own = {name for name, _ in model.named_parameters() if name.startswith("auxiliary.")}
         assert own and own <= learning
         reached = {".".join(name.split(".")[:2]) for name in learning - own}
-        assert reached == {"trunk.conv1", "trunk.bn1", "trunk.conv2_x", "trunk.conv3_x", "trunk.conv4_x"}
+        assert reached == {"backbone.conv1", "backbone.bn1", "backbone.conv2_x", "backbone.conv3_x", "backbone.conv4_x"}
 
     def test_hooks_on_the_model_see_both_outputs(self):
         model, seen = seeded(self.build, 3, auxiliary=True).eval(), []

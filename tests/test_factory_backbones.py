@@ -17,9 +17,9 @@ from segtutor.factory.backbones import STRIDES, checkpointing, list_backbone_nam
 from segtutor.factory.backbones import timm as timm_backbones
 from segtutor.factory.backbones.vovnet import STAGES, VoVNet
 from segtutor.lab.experiments.factory import called_dilated
-from segtutor.models.segformer import TRUNKS, MixTransformer
+from segtutor.models.segformer import MIT_PRESETS, MixTransformer
 
-# Parameters of the trunk, counted by others: timm's features_only networks, transformers' SegformerModel, and for
+# Parameters of the backbone, counted by others: timm's features_only networks, transformers' SegformerModel, and for
 # VoVNet-27-slim timm's class with the authors' widths. A pre-activation ResNet has four normalisations besides.
 PARAMETERS = {
     "resnet18": 11_176_512,
@@ -257,7 +257,7 @@ def adapted(weight, channels):
 def test_weights_of_our_own_networks_from_a_file(tmp_path, capsys, in_channels):
     cases = {
         "vovnet": (VoVNet(**dataclasses.asdict(STAGES[27])), {"depth": 27}, "stem.0.0.weight"),
-        "segformer": (MixTransformer(**TRUNKS["b0"]), {"variant": "mit-b0"}, "stages.0.embed.weight"),
+        "segformer": (MixTransformer(**MIT_PRESETS["b0"]), {"variant": "mit-b0"}, "stages.0.embed.weight"),
     }
     for type_, (saved, settings, first) in cases.items():
         perturb_norms(saved)
@@ -439,11 +439,11 @@ def test_vovnet27_is_timms_class_with_the_authors_widths():
 
 
 @torch.no_grad()
-def test_segformer_is_the_trunk_of_chapter_12():
+def test_segformer_is_the_backbone_of_chapter_12():
     ours = seeded(create_backbone, "mit-b0").eval()
-    trunk = MixTransformer(**TRUNKS["b0"]).eval()
-    trunk.load_state_dict(ours.network.state_dict())
-    for our, their in zip(ours(images(1, 3, 64, 97)).maps, trunk(images(1, 3, 64, 97)), strict=True):
+    backbone = MixTransformer(**MIT_PRESETS["b0"]).eval()
+    backbone.load_state_dict(ours.network.state_dict())
+    for our, their in zip(ours(images(1, 3, 64, 97)).maps, backbone(images(1, 3, 64, 97)), strict=True):
         assert our.equal(their)
 
 

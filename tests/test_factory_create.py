@@ -48,14 +48,14 @@ def test_the_weights_named_in_the_configuration_are_not_fetched_again(saved, tmp
     from safetensors.torch import save_file
 
     model, folder, x = saved
-    trunk = tmp_path / "trunk.safetensors"
-    save_file(model.backbone.network.state_dict() | {"fc.weight": torch.zeros(1)}, trunk)
-    config = {"backbone": {"type": "resnet", "depth": 18, "pretrained": str(trunk)}, "head": "fcn", "num_classes": 2}
+    backbone = tmp_path / "backbone.safetensors"
+    save_file(model.backbone.network.state_dict() | {"fc.weight": torch.zeros(1)}, backbone)
+    config = {"backbone": {"type": "resnet", "depth": 18, "pretrained": str(backbone)}, "head": "fcn", "num_classes": 2}
     first = create_model(config).eval()
     first.save_pretrained(tmp_path / "model")
-    trunk.unlink()
+    backbone.unlink()
     again = SegmentationModel.from_pretrained(tmp_path / "model")
-    assert again.config.backbone["pretrained"] == str(trunk) and again(x).equal(first(x))
+    assert again.config.backbone["pretrained"] == str(backbone) and again(x).equal(first(x))
 
 
 def test_a_repository_of_the_hub_is_a_folder_elsewhere(saved, monkeypatch):

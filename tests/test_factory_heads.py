@@ -234,14 +234,14 @@ def test_aspp_is_the_head_of_deeplab_v3plus():
     from segtutor.models.deeplab_v3plus import PRESETS, DeepLabV3Plus
 
     theirs = perturb_norms(seeded(DeepLabV3Plus, 4, **PRESETS["tiny"])).double().eval()
-    channels = theirs.trunk.channels
+    channels = theirs.backbone.channels
     settings = {"proj_dim": theirs.aspp.out_channels, "rates": (1, 2, 3), "low_level_dim": 24}
     ours = HEADS["aspp"](channels, (4, 8, 16, 16), 4, **settings).double().eval()
-    state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("trunk.")}
+    state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("backbone.")}
     ours.load_state_dict({key.replace("aspp.", "context."): value for key, value in state.items()})
     x = images(1, 3, 65, 97, dtype=torch.float64)
     with torch.no_grad():
-        logits = ours(Features(*theirs.trunk(x), channels=channels, strides=(4, 8, 16, 16))).logits
+        logits = ours(Features(*theirs.backbone(x), channels=channels, strides=(4, 8, 16, 16))).logits
         assert F.interpolate(logits, (65, 97), mode="bilinear", align_corners=False).equal(theirs(x))
 
 
@@ -249,7 +249,7 @@ def test_psp_is_the_head_of_pspnet():
     from segtutor.models.pspnet import PRESETS, PSPNet
 
     theirs = perturb_norms(seeded(PSPNet, 4, **PRESETS["tiny"])).double().eval()
-    channels = theirs.trunk.channels
+    channels = theirs.backbone.channels
     ours = HEADS["psp"](channels, (4, 8, 8, 8), 4, proj_dim=channels[3] // 4).double().eval()
     names = {"head.0": "project", "head.2": "classifier", "pyramid": "pyramid"}
     state = {
@@ -261,7 +261,7 @@ def test_psp_is_the_head_of_pspnet():
     ours.load_state_dict(state)
     x = images(1, 3, 65, 97, dtype=torch.float64)
     with torch.no_grad():
-        logits = ours(Features(*theirs.trunk(x), channels=channels, strides=(4, 8, 8, 8))).logits
+        logits = ours(Features(*theirs.backbone(x), channels=channels, strides=(4, 8, 8, 8))).logits
         assert F.interpolate(logits, (65, 97), mode="bilinear", align_corners=False).equal(theirs(x))
 
 

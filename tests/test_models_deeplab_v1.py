@@ -42,7 +42,7 @@ def test_the_default_is_largefov_as_published():
         model = DeepLabV1(21)
     assert model.fc6.dilation == (facts["dilation_fc6"],) * 2
     assert model.fc6.out_channels == model.fc7.out_channels == facts["channels_fc6_fc7"]
-    assert {layer.dilation for layer in model.trunk.stage5 if isinstance(layer, nn.Conv2d)} == {
+    assert {layer.dilation for layer in model.backbone.stage5 if isinstance(layer, nn.Conv2d)} == {
         (facts["dilation_conv5"],) * 2
     }
 
@@ -58,7 +58,7 @@ def plain_largefov(model, x):
     for stage, depth in enumerate((2, 2, 3, 3, 3), start=1):
         spread = 2 if stage == 5 else 1
         for i in range(1, depth + 1):
-            x = conv(f"trunk.stage{stage}.conv{stage}_{i}", x, padding=spread, dilation=spread).relu()
+            x = conv(f"backbone.stage{stage}.conv{stage}_{i}", x, padding=spread, dilation=spread).relu()
         x = F.max_pool2d(x, 2, 2, ceil_mode=True) if stage < 4 else F.max_pool2d(x, 3, 1, 1)
     reach = model.fc6.dilation[0] * (model.fc6.kernel_size[0] - 1) // 2
     x = conv("fc6", F.pad(x, [reach] * 4), dilation=model.fc6.dilation).relu()
@@ -144,7 +144,7 @@ def test_7x7_reads_every_fourth_position_as_the_classifier_reads_neighbours():
     assert len(report.copied) == 30 and set(report.fresh) == {"fc8.weight", "fc8.bias"}
     assert report.left == ("classifier.6.weight", "classifier.6.bias")
     x = images(1, 3, 224, 232, dtype=torch.float64)
-    pool5 = model.trunk(x)[-1]  # (1, 6, 28, 29)
+    pool5 = model.backbone(x)[-1]  # (1, 6, 28, 29)
     fc7 = F.relu(model.fc7(F.relu(model.fc6(pool5))))
     for row, column in ((12, 12), (14, 15), (15, 13)):
         window = pool5[..., row - 12 : row + 13 : 4, column - 12 : column + 13 : 4]  # (1, 6, 7, 7)
@@ -154,11 +154,11 @@ def test_7x7_reads_every_fourth_position_as_the_classifier_reads_neighbours():
 
 
 @torch.no_grad()
-def test_the_trunk_is_vggs_up_to_pool3():
+def test_the_backbone_is_vggs_up_to_pool3():
     source, model = seeded(narrow_vgg), DeepLabV1(3, **NARROW).double().eval()
     transplant(source, model)
     x = images(1, 3, 64, 96, dtype=torch.float64)
-    assert model.trunk(x)[2].equal(source.features[:17](x))
+    assert model.backbone(x)[2].equal(source.features[:17](x))
 
 
 @pytest.mark.parametrize(("kernel", "taps"), [(3, [0, 3, 6]), (4, [0, 2, 4, 6])])
@@ -176,10 +176,10 @@ def test_largefov_copies_evenly_spaced_filters_and_taps(kernel, taps):
 @pytest.mark.parametrize("options", [{"hidden": 8}, {"hidden": 7, "kernel": 9}], ids=str)
 def test_weights_are_never_made_up(options):
     model = seeded(DeepLabV1, 3, widths=WIDTHS, **options)
-    before = model.trunk.stage1.conv1_1.weight.clone()
+    before = model.backbone.stage1.conv1_1.weight.clone()
     with pytest.raises(ValueError, match="fc6.weight"):
         transplant(narrow_vgg(), model)
-    assert model.trunk.stage1.conv1_1.weight.equal(before)
+    assert model.backbone.stage1.conv1_1.weight.equal(before)
 
 
 def test_imagenet_weights_are_vgg16s(monkeypatch):

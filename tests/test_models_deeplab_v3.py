@@ -13,12 +13,12 @@ from torchvision.models import segmentation
 from segtutor import probe
 from segtutor.lab.papers import PAPERS
 from segtutor.layers import BatchNorm2d
-from segtutor.models.deeplab_v3 import ASPP, PRESETS, DeepLabV3, atrous_trunk
+from segtutor.models.deeplab_v3 import ASPP, PRESETS, DeepLabV3, atrous_backbone
 from segtutor.models.resnet import ResNet
 from segtutor.weights import transplant
 
 FACTS = PAPERS["deeplab_v3"].facts
-NARROW = {"trunk": "tiny", "multi_grid": (1, 2), "rates": (1, 2)}
+NARROW = {"backbone": "tiny", "multi_grid": (1, 2), "rates": (1, 2)}
 
 
 class TestDeepLabV3(ModelContract):
@@ -26,7 +26,7 @@ class TestDeepLabV3(ModelContract):
         "tiny": partial(DeepLabV3, **PRESETS["tiny"]),
         "stride 16": partial(DeepLabV3, **NARROW),
         "cascade": partial(DeepLabV3, head="cascade", **NARROW),
-        "torchvision": partial(DeepLabV3, **{**NARROW, **PRESETS["torchvision_resnet50"], "trunk": "tiny"}),
+        "torchvision": partial(DeepLabV3, **{**NARROW, **PRESETS["torchvision_resnet50"], "backbone": "tiny"}),
     }
     overfit = (60, 5e-3)
 
@@ -137,11 +137,11 @@ def dilations(stage):
 def test_the_default_is_the_papers_model():
     with torch.device("meta"):
         model, paper = DeepLabV3(21), DeepLabV3(21, **PRESETS["paper"])
-    assert (model.trunk.depth, paper.trunk.depth) == (50, 101)
+    assert (model.backbone.depth, paper.backbone.depth) == (50, 101)
     for network in (model, paper):
         assert [branch[0].dilation[0] for branch in network.head.context.branches] == [1, 6, 12, 18]
-        assert dilations(network.trunk.conv5_x) == [2, 4, 8]
-        assert set(dilations(network.trunk.conv4_x)) == {1}
+        assert dilations(network.backbone.conv5_x) == [2, 4, 8]
+        assert set(dilations(network.backbone.conv4_x)) == {1}
         assert "refine" not in dict(network.head.named_children()) and network.auxiliary is None
         assert network.head.context.project[0].weight.shape == (256, 1280, 1, 1)
     assert [dropped.p for dropped in model.modules() if isinstance(dropped, nn.Dropout)] == [0.1]
@@ -163,14 +163,14 @@ def test_the_default_is_the_papers_model():
 )
 def test_multi_grid_multiplies_the_rates_of_conv5_x(output_stride, multi_grid, conv4_x, conv5_x):
     with torch.device("meta"):
-        trunk = atrous_trunk("resnet50", 3, output_stride, multi_grid)
-    assert dilations(trunk.conv4_x) == conv4_x and dilations(trunk.conv5_x) == conv5_x
-    assert all(block.conv2.padding == block.conv2.dilation for block in (*trunk.conv4_x, *trunk.conv5_x))
+        backbone = atrous_backbone("resnet50", 3, output_stride, multi_grid)
+    assert dilations(backbone.conv4_x) == conv4_x and dilations(backbone.conv5_x) == conv5_x
+    assert all(block.conv2.padding == block.conv2.dilation for block in (*backbone.conv4_x, *backbone.conv5_x))
 
 
 @pytest.mark.parametrize("output_stride", [16, 8])
 @torch.no_grad()
-def test_multi_grid_trunk_is_torchvisions_with_these_rates(output_stride):
+def test_multi_grid_backbone_is_torchvisions_with_these_rates(output_stride):
     dilated = [False, output_stride == 8, True]
     theirs = perturb_norms(torchvision.models.resnet50(replace_stride_with_dilation=dilated)).double().eval()
     ours = DeepLabV3(3, output_stride=output_stride).double().eval()
@@ -184,24 +184,27 @@ def test_multi_grid_trunk_is_torchvisions_with_these_rates(output_stride):
     for stage in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
         expected = stage(expected)
     assert expected.std() > 1e-3
-    assert (ours.trunk(x)[3] - expected).abs().max() == 0.0
+    assert (ours.backbone(x)[3] - expected).abs().max() == 0.0
 
 
 def test_both_convolutions_of_a_basic_block_take_the_rate():
-    trunk = atrous_trunk("resnet18", 3, 16, (1, 2))
-    assert [(block.conv1.dilation, block.conv2.dilation) for block in trunk.conv5_x] == [((2, 2),) * 2, ((4, 4),) * 2]
-    assert [block.conv1.stride for block in trunk.conv5_x] == [(1, 1), (1, 1)]
+    backbone = atrous_backbone("resnet18", 3, 16, (1, 2))
+    assert [(block.conv1.dilation, block.conv2.dilation) for block in backbone.conv5_x] == [
+        ((2, 2),) * 2,
+        ((4, 4),) * 2,
+    ]
+    assert [block.conv1.stride for block in backbone.conv5_x] == [(1, 1), (1, 1)]
 
 
 @torch.no_grad()
 def test_at_stride_16_the_head_is_smps():
-    """smp's DeepLabV3 with the paper's rates: the same trunk without multi-grid, and torchvision's head."""
+    """smp's DeepLabV3 with the paper's rates: the same backbone without multi-grid, and torchvision's head."""
     import segmentation_models_pytorch as smp
 
     options = {"encoder_output_stride": 16, "decoder_atrous_rates": (6, 12, 18), "decoder_aspp_separable": False}
     theirs = smp.DeepLabV3("resnet18", encoder_weights=None, classes=5, **options)
     theirs = perturb_norms(theirs).double().eval()
-    ours = DeepLabV3(5, trunk="resnet18", multi_grid=(1, 1), head="torchvision").double().eval()
+    ours = DeepLabV3(5, backbone="resnet18", multi_grid=(1, 1), head="torchvision").double().eval()
     encoder = {f"backbone.{name[8:]}": value for name, value in theirs.state_dict().items() if name[:7] == "encoder"}
     decoder = {name: value for name, value in theirs.state_dict().items() if name[:7] != "encoder"}
     names = {"decoder.aspp.": "classifier.0.", "decoder.conv.": "classifier.1.", "decoder.bn.": "classifier.2."}
@@ -211,7 +214,7 @@ def test_at_stride_16_the_head_is_smps():
     transplant({**encoder, **decoder}, ours)
     x = images(1, 3, 97, 130, dtype=torch.float64)
     expected = theirs.segmentation_head[0](theirs.decoder(theirs.encoder(x)))
-    found = ours.head(ours.trunk(x)[3])
+    found = ours.head(ours.backbone(x)[3])
     assert expected.shape == (1, 5, 7, 9) and expected.std() > 1e-3
     assert (found - expected).abs().max() == 0.0
 
@@ -237,8 +240,8 @@ def test_stride_8_holds_the_scores_of_stride_16(multi_grid):
     fine.load_state_dict(coarse.state_dict())
     coarse, fine = coarse.double().eval(), fine.double().eval()
     x = images(1, 3, 115, 83, dtype=torch.float64)
-    every_second = fine.head(fine.trunk(x)[3])[:, :, ::2, ::2]
-    expected = coarse.head(coarse.trunk(x)[3])
+    every_second = fine.head(fine.backbone(x)[3])[:, :, ::2, ::2]
+    expected = coarse.head(coarse.backbone(x)[3])
     assert expected.shape == (1, 4, 8, 6) and expected.std() > 1e-3
     torch.testing.assert_close(every_second, expected, rtol=0, atol=1e-12)
 
@@ -251,7 +254,7 @@ def test_cascade_is_three_more_stages_of_torchvisions_blocks(output_stride):
 
     model = perturb_norms(seeded(DeepLabV3, 3, output_stride=output_stride, head="cascade")).double().eval()
     base = 32 // output_stride
-    assert dilations(model.trunk.conv5_x) == [base, 2 * base, 4 * base]
+    assert dilations(model.backbone.conv5_x) == [base, 2 * base, 4 * base]
     state, blocks = model.state_dict(), []
     for number in (5, 6, 7):
         for unit in range(3):
@@ -267,14 +270,14 @@ def test_cascade_is_three_more_stages_of_torchvisions_blocks(output_stride):
 
 
 def test_cascade_without_multi_grid():
-    model = DeepLabV3(3, trunk="tiny", multi_grid=None, head="cascade")
+    model = DeepLabV3(3, backbone="tiny", multi_grid=None, head="cascade")
     for number in (5, 6, 7):
         stage = getattr(model.head.context, f"block{number}")
         assert {layer.dilation[0] for unit in stage for layer in (unit.conv1, unit.conv2)} == {2 ** (number - 3)}
 
 
 def test_cascade_starts_at_he_initialisation():
-    model = seeded(DeepLabV3, 3, trunk="tiny", multi_grid=(1, 2), head="cascade")
+    model = seeded(DeepLabV3, 3, backbone="tiny", multi_grid=(1, 2), head="cascade")
     for unit in model.head.context.block7:
         fan_out = unit.conv2.out_channels * 9
         assert unit.conv2.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
@@ -337,16 +340,16 @@ class TestAuxiliary(AuxiliaryContract):
 
 
 # ------------------------------------------------------------------------------------------------------------- the rest
-def test_aspp_is_as_wide_as_a_narrow_trunk():
+def test_aspp_is_as_wide_as_a_narrow_backbone():
     assert DeepLabV3(3, **NARROW).head.context.out_channels == 48
     with torch.device("meta"):
-        assert DeepLabV3(3, trunk="resnet18", multi_grid=(1, 2)).head.context.out_channels == 256
+        assert DeepLabV3(3, backbone="resnet18", multi_grid=(1, 2)).head.context.out_channels == 256
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"trunk": "xception"}, "resnet101"),
+        ({"backbone": "xception"}, "resnet101"),
         ({"output_stride": 32}, "keep 16 or 8"),
         ({"multi_grid": (1, 2, 4)}, "conv5_x of tiny has 2 units"),
         ({"head": "fcn"}, "cascade"),
@@ -363,13 +366,15 @@ def test_presets_build():
             DeepLabV3(3, **preset)
 
 
-def test_imagenet_weights_go_into_the_trunk_alone():
+def test_imagenet_weights_go_into_the_backbone_alone():
     source = perturb_norms(torchvision.models.resnet18(weights=None, num_classes=4))
-    model = seeded(DeepLabV3, 3, trunk="resnet18", multi_grid=(1, 2), auxiliary=True)
-    before, trunk = {name: value.clone() for name, value in model.state_dict().items()}, ResNet(18)
+    model = seeded(DeepLabV3, 3, backbone="resnet18", multi_grid=(1, 2), auxiliary=True)
+    before, backbone = {name: value.clone() for name, value in model.state_dict().items()}, ResNet(18)
     report = transplant(source, model)
-    transplant(source, trunk)
+    transplant(source, backbone)
     assert {name.split(".")[0] for name in report.fresh} == {"head", "auxiliary"}
     for name, value in model.state_dict().items():
-        expected = trunk.state_dict()[name[6:]] if name.startswith("trunk.") else before[name]
+        expected = (
+            backbone.state_dict()[name.removeprefix("backbone.")] if name.startswith("backbone.") else before[name]
+        )
         assert value.equal(expected), name

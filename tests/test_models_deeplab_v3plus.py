@@ -17,7 +17,7 @@ from segtutor.models.resnet import ResNet
 from segtutor.weights import transplant
 
 FACTS = PAPERS["deeplab_v3plus"].facts
-NARROW = {"trunk": "tiny", "multi_grid": (1, 2), "rates": (1, 2), "low_level_channels": 8}
+NARROW = {"backbone": "tiny", "multi_grid": (1, 2), "rates": (1, 2), "low_level_channels": 8}
 
 
 class TestDeepLabV3Plus(ModelContract):
@@ -33,9 +33,9 @@ class TestDeepLabV3Plus(ModelContract):
 def test_the_default_is_the_papers_model():
     with torch.device("meta"):
         model = DeepLabV3Plus(21)
-    assert model.trunk.depth == 50
+    assert model.backbone.depth == 50
     assert [branch[0].dilation[0] for branch in model.aspp.branches] == [1, 6, 12, 18]
-    assert [block.conv2.dilation[0] for block in model.trunk.conv5_x] == [2, 4, 8]
+    assert [block.conv2.dilation[0] for block in model.backbone.conv5_x] == [2, 4, 8]
     low = FACTS["low_level_channels"].value
     assert model.decoder.project[0].weight.shape == (low, 256, 1, 1)
     assert [conv[0].weight.shape for conv in model.decoder.refine] == [(256, 256 + low, 3, 3), (256, 256, 3, 3)]
@@ -57,21 +57,21 @@ def test_rates_follow_the_stride(output_stride):
         model = DeepLabV3Plus(3, output_stride=output_stride)
     factor = 16 // output_stride
     assert [branch[0].dilation[0] for branch in model.aspp.branches[1:]] == [6 * factor, 12 * factor, 18 * factor]
-    assert [block.conv2.dilation[0] for block in model.trunk.conv5_x] == [2 * factor, 4 * factor, 8 * factor]
+    assert [block.conv2.dilation[0] for block in model.backbone.conv5_x] == [2 * factor, 4 * factor, 8 * factor]
 
 
 @pytest.mark.parametrize("size", [(75, 98), (64, 41)], ids=str)
 @torch.no_grad()
 def test_logits_are_those_of_an_independent_network(size):
-    """torchvision's trunk and ASPP, and a decoder from a state dict by torch's functions alone."""
+    """torchvision's backbone and ASPP, and a decoder from a state dict by torch's functions alone."""
     from torchvision.models.segmentation.deeplabv3 import ASPP as TheirASPP
 
-    trunk = (
+    backbone = (
         perturb_norms(torchvision.models.resnet50(replace_stride_with_dilation=[False, False, True])).double().eval()
     )
     model = perturb_norms(seeded(DeepLabV3Plus, 5), seed=1).double().eval()
-    transplant(trunk, model)
-    for block, rate in zip(trunk.layer4, (2, 4, 8), strict=True):
+    transplant(backbone, model)
+    for block, rate in zip(backbone.layer4, (2, 4, 8), strict=True):
         block.conv2.dilation = block.conv2.padding = (rate, rate)
     weights = model.state_dict()
     aspp = TheirASPP(2048, [6, 12, 18], 256).double().eval()
@@ -94,8 +94,8 @@ def test_logits_are_those_of_an_independent_network(size):
 
     enlarge = partial(F.interpolate, mode="bilinear", align_corners=False)
     x = images(1, 3, *size, dtype=torch.float64)
-    layer1 = trunk.layer1(trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x)))))
-    context = aspp(trunk.layer4(trunk.layer3(trunk.layer2(layer1))))
+    layer1 = backbone.layer1(backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(x)))))
+    context = aspp(backbone.layer4(backbone.layer3(backbone.layer2(layer1))))
     low_level = conv_bn_relu(layer1, "decoder.project")
     joined = torch.cat([enlarge(context, size=layer1.shape[2:]), low_level], dim=1)
     refined = conv_bn_relu(conv_bn_relu(joined, "decoder.refine.0", 1), "decoder.refine.1", 1)
@@ -106,13 +106,13 @@ def test_logits_are_those_of_an_independent_network(size):
 
 
 # ------------------------------------------------------------------------------------------------------------------ smp
-def smp_and_ours(trunk="resnet18", multi_grid=(1, 1), classes=5):
+def smp_and_ours(backbone="resnet18", multi_grid=(1, 1), classes=5):
     """smp's network with the paper's rates, and ours with its weights; the parts that differ keep their own."""
     import segmentation_models_pytorch as smp
 
-    theirs = smp.DeepLabV3Plus(trunk, encoder_weights=None, classes=classes, decoder_atrous_rates=(6, 12, 18))
+    theirs = smp.DeepLabV3Plus(backbone, encoder_weights=None, classes=classes, decoder_atrous_rates=(6, 12, 18))
     theirs = perturb_norms(theirs).double().eval()
-    ours = DeepLabV3Plus(classes, trunk=trunk, multi_grid=multi_grid, separable=True).double().eval()
+    ours = DeepLabV3Plus(classes, backbone=backbone, multi_grid=multi_grid, separable=True).double().eval()
     return theirs, ours, transplant(theirs, ours)
 
 
@@ -129,7 +129,7 @@ def test_smps_weights_go_where_the_two_agree():
 def test_separable_parameters_are_as_many_as_smps(depth):
     """smp has one separable convolution before the upsampling and one after; the paper has two after."""
     with torch.device("meta"):
-        model = DeepLabV3Plus(21, trunk=f"resnet{depth}", separable=True)
+        model = DeepLabV3Plus(21, backbone=f"resnet{depth}", separable=True)
     assert probe.count_parameters(model) == {50: 26_682_725, 101: 45_674_853}[depth]
 
 
@@ -138,7 +138,7 @@ def test_separable_parameters_are_as_many_as_smps(depth):
 def test_each_module_is_smps(size):
     theirs, ours, _ = smp_and_ours("resnet50", (1, 1, 1))
     x = images(1, 3, *size, dtype=torch.float64)
-    features, (conv2_x, _, _, conv5_x) = theirs.encoder(x), ours.trunk(x)
+    features, (conv2_x, _, _, conv5_x) = theirs.encoder(x), ours.backbone(x)
     decoder = theirs.decoder
     aspp, low_level = ours.aspp(conv5_x), ours.decoder.project(conv2_x)
     joined = torch.cat([aspp.new_zeros(1, 256, *low_level.shape[2:]).normal_(), low_level], dim=1)
@@ -183,11 +183,11 @@ def test_a_separable_convolution_is_a_product_of_two(dilation):
 
 
 @pytest.mark.parametrize(("separable", "grouped"), [(False, 0), (True, 5)])
-def test_separable_means_aspp_and_decoder_and_not_the_trunk(separable, grouped):
+def test_separable_means_aspp_and_decoder_and_not_the_backbone(separable, grouped):
     with torch.device("meta"):
         model = DeepLabV3Plus(21, separable=separable)
     found = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
-    assert len(found) == grouped and not any(name.startswith("trunk") for name in found)
+    assert len(found) == grouped and not any(name.startswith("backbone") for name in found)
 
 
 def test_the_decoder_reads_conv2_x():
@@ -201,14 +201,14 @@ def test_the_decoder_reads_conv2_x():
     for parameter in model.aspp.parameters():
         nn.init.zeros_(parameter)  # closes the path through conv5_x
     model(images(2, 3, 64, 64)).square().mean().backward()
-    alive = {name.split(".")[1] for name, p in model.trunk.named_parameters(prefix="trunk") if p.grad.any()}
+    alive = {name.split(".")[1] for name, p in model.backbone.named_parameters(prefix="backbone") if p.grad.any()}
     assert alive == {"conv1", "bn1", "conv2_x"}
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"trunk": "xception"}, "resnet101"),
+        ({"backbone": "xception"}, "resnet101"),
         ({"output_stride": 32}, "keep 16 or 8"),
         ({"multi_grid": (1, 2, 4)}, "conv5_x of tiny has 2 units"),
     ],
@@ -224,13 +224,15 @@ def test_presets_build():
             DeepLabV3Plus(3, **preset)
 
 
-def test_imagenet_weights_go_into_the_trunk_alone():
+def test_imagenet_weights_go_into_the_backbone_alone():
     source = perturb_norms(torchvision.models.resnet18(weights=None, num_classes=4))
-    model = seeded(DeepLabV3Plus, 3, trunk="resnet18", multi_grid=(1, 2))
-    before, trunk = {name: value.clone() for name, value in model.state_dict().items()}, ResNet(18)
+    model = seeded(DeepLabV3Plus, 3, backbone="resnet18", multi_grid=(1, 2))
+    before, backbone = {name: value.clone() for name, value in model.state_dict().items()}, ResNet(18)
     report = transplant(source, model)
-    transplant(source, trunk)
+    transplant(source, backbone)
     assert {name.split(".")[0] for name in report.fresh} == {"aspp", "decoder", "classifier"}
     for name, value in model.state_dict().items():
-        expected = trunk.state_dict()[name[6:]] if name.startswith("trunk.") else before[name]
+        expected = (
+            backbone.state_dict()[name.removeprefix("backbone.")] if name.startswith("backbone.") else before[name]
+        )
         assert value.equal(expected), name

@@ -22,15 +22,15 @@ class TestFCN(ModelContract):
 
 class TestPaperGeometry(ModelContract):
     # 100 pixels of padding make small images large, so narrower still, and the deepest of the three only.
-    models = {"FCN8s": partial(FCN8s, geometry="paper", widths=(4, 8, 12, 16, 16), hidden=32, score_init="he")}
+    models = {"FCN8s": partial(FCN8s, padding="paper", widths=(4, 8, 12, 16, 16), hidden=32, score_init="he")}
     overfit = (60, 5e-3)
 
 
 @pytest.mark.parametrize(("network", "count"), [(FCN32s, 136_152_917), (FCN16s, 134_815_994), (FCN8s, 134_489_759)])
-@pytest.mark.parametrize("geometry", ["paper", "padded"])
-def test_parameter_counts_are_the_papers(network, count, geometry):
+@pytest.mark.parametrize("padding", ["paper", "same"])
+def test_parameter_counts_are_the_papers(network, count, padding):
     with torch.device("meta"):
-        model = network(21, geometry=geometry)
+        model = network(21, padding=padding)
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
@@ -44,12 +44,12 @@ SIDES = {
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("which", range(3), ids=[network.__name__ for network in NETWORKS])
 def test_sides_are_the_released_networks(side, which):
-    model = NETWORKS[which](2, geometry="paper", **NARROW).eval()
+    model = NETWORKS[which](2, padding="paper", **NARROW).eval()
     last = ("upscore32", "upscore16", "upscore8")[which]
     layers = {
-        "pool3": model.trunk.pool3,
-        "pool4": model.trunk.pool4,
-        "pool5": model.trunk.pool5,
+        "pool3": model.backbone.pool3,
+        "pool4": model.backbone.pool4,
+        "pool5": model.backbone.pool5,
         "score": model.score_fr,
         "fuse4": getattr(model, "upscore2", None),
         "fuse3": getattr(model, "upscore_pool4", None),
@@ -66,10 +66,10 @@ def test_sides_are_the_released_networks(side, which):
     assert len(seen) == 5 + which
 
 
-@pytest.mark.parametrize("geometry", ["paper", "padded"])
+@pytest.mark.parametrize("padding", ["paper", "same"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_size_from_32_comes_back(network, geometry):
-    model = network(2, geometry=geometry, **NARROW).eval()
+def test_every_size_from_32_comes_back(network, padding):
+    model = network(2, padding=padding, **NARROW).eval()
     with torch.no_grad():
         for height in range(32, 98):
             assert model(images(1, 3, height, 130 - height)).shape[2:] == (height, 130 - height)
@@ -125,8 +125,8 @@ def test_the_papers_score_layers_start_at_zero(network):
     assert model(images(1, 3, 32, 32)).any()
 
 
-def test_at_once_scales_the_skips():
-    plain, scaled = (seeded(FCN8s, 3, at_once=at_once, **NARROW).eval() for at_once in (False, True))
+def test_scaled_skips_scales_the_skips():
+    plain, scaled = (seeded(FCN8s, 3, scaled_skips=scaled_skips, **NARROW).eval() for scaled_skips in (False, True))
     with torch.no_grad():
         plain.score_pool4.weight.mul_(0.01)
         plain.score_pool3.weight.mul_(0.0001)
@@ -135,11 +135,11 @@ def test_at_once_scales_the_skips():
 
 
 # Mirroring also mirrors the pooling grid where the padded sides divide by 32: H, or H + 198 in the paper's geometry.
-@pytest.mark.parametrize(("geometry", "size"), [("padded", (96, 64)), ("paper", (90, 58))])
+@pytest.mark.parametrize(("padding", "size"), [("same", (96, 64)), ("paper", (90, 58))])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_scores_align_with_the_pixels(network, geometry, size):
+def test_scores_align_with_the_pixels(network, padding, size):
     """With mirror-symmetric kernels a mirrored image has mirrored scores; a crop off by one pixel breaks that."""
-    model = seeded(network, 3, geometry=geometry, **NARROW).double().eval()
+    model = seeded(network, 3, padding=padding, **NARROW).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 4:
@@ -168,11 +168,11 @@ def test_shifting_by_32_shifts_the_scores(network):
 def averaging(model):
     """Positive, equal weights and average pools: no path from a pixel to a score can vanish or cancel."""
     with torch.no_grad():
-        for parameter in model.trunk.parameters():
+        for parameter in model.backbone.parameters():
             parameter.fill_(0.1)
         model.fc6.weight.fill_(0.1)
     for stage in range(1, 6):
-        setattr(model.trunk, f"pool{stage}", nn.AvgPool2d(2, ceil_mode=True))
+        setattr(model.backbone, f"pool{stage}", nn.AvgPool2d(2, ceil_mode=True))
     return model.double().eval()
 
 
@@ -196,7 +196,7 @@ def test_receptive_field_is_the_formulas(layer, field):
     assert field == {"pool5": 212, "fc6": 404}[layer]
     model = averaging(FCN32s(1, in_channels=1, widths=(1,) * 5, hidden=1, dropout=0.0))
     x = torch.ones(1, 1, 480, 480, dtype=torch.float64, requires_grad=True)
-    maps = model.trunk(x)[-1]
+    maps = model.backbone(x)[-1]
     maps = model.fc6(maps) if layer == "fc6" else maps
     (gradient,) = torch.autograd.grad(maps[0, 0, 7, 7], x)
     rows, columns = gradient[0, 0].abs().sum(1).nonzero(), gradient[0, 0].abs().sum(0).nonzero()
@@ -213,7 +213,7 @@ def test_skips_carry_gradients_past_the_coarse_path(network, alive):
     reached = {
         stage
         for stage in range(1, 6)
-        if any(p.grad.any() for p in model.trunk.get_submodule(f"stage{stage}").parameters())
+        if any(p.grad.any() for p in model.backbone.get_submodule(f"stage{stage}").parameters())
     }
     assert reached == alive
 
@@ -224,7 +224,7 @@ def test_pool3_alone_reaches_the_first_three_stages():
     nn.init.zeros_(model.score_pool4.weight)
     model(images(1, 3, 64, 64)).square().sum().backward()
     for stage in range(1, 6):
-        for name, parameter in model.trunk.get_submodule(f"stage{stage}").named_parameters():
+        for name, parameter in model.backbone.get_submodule(f"stage{stage}").named_parameters():
             assert parameter.grad.any() == (stage <= 3), name
 
 
@@ -235,7 +235,7 @@ def test_dropout_acts_in_training_only():
     assert model.eval()(x).equal(model(x))
 
 
-@pytest.mark.parametrize("option", [{"geometry": "valid"}, {"score_init": "random"}, {"widths": (1, 2, 3)}])
+@pytest.mark.parametrize("option", [{"padding": "valid"}, {"score_init": "random"}, {"widths": (1, 2, 3)}])
 def test_unknown_options_are_refused(option):
     with pytest.raises(ValueError, match="choose|needs"):
         FCN8s(3, **option)

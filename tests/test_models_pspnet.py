@@ -1,4 +1,4 @@
-"""PSPNet: the paper's numbers, torchvision's trunk, transformers' pyramid, and the behaviour the chapter explains."""
+"""PSPNet: the paper's numbers, torchvision's backbone, transformers' pyramid, and what the chapter explains."""
 
 import math
 from functools import partial
@@ -56,10 +56,10 @@ class TestBothOutputs(ModelContract):
     [({}, "parameters_resnet50"), ({"auxiliary": True}, "parameters_resnet50_auxiliary")],
     ids=["plain", "auxiliary"],
 )
-@pytest.mark.parametrize("first_block", ["new", "previous"])
-def test_parameter_counts_are_the_papers(options, fact, first_block):
+@pytest.mark.parametrize("first_dilation", ["new", "previous"])
+def test_parameter_counts_are_the_papers(options, fact, first_dilation):
     with torch.device("meta"):
-        model = PSPNet(21, first_block=first_block, **options)
+        model = PSPNet(21, first_dilation=first_dilation, **options)
     assert probe.count_parameters(model) == PAPERS["pspnet"].facts[fact].value
     assert probe.count_parameters(model.pyramid) == PAPERS["pspnet"].facts["parameters_pyramid_pooling"].value
 
@@ -68,18 +68,18 @@ def test_the_default_is_the_papers_model():
     with torch.device("meta"):
         model = PSPNet(21)
     facts = PAPERS["pspnet"].facts
-    assert model.pyramid.bins == facts["bins"].value and model.auxiliary is None and model.trunk.depth == 50
+    assert model.pyramid.bins == facts["bins"].value and model.auxiliary is None and model.backbone.depth == 50
     shapes = {row.name: row.out_shape[1:] for row in probe.shape_trace(model, (473, 473))}
-    assert shapes == {"trunk": (256, 119, 119), "pyramid": (4096, 60, 60), "head": (21, 60, 60)}
+    assert shapes == {"backbone": (256, 119, 119), "pyramid": (4096, 60, 60), "head": (21, 60, 60)}
     assert [dropped.p for dropped in model.modules() if isinstance(dropped, nn.Dropout2d)] == [0.1]
 
 
 @pytest.mark.parametrize(
-    ("first_block", "conv4_x", "conv5_x"), [("new", [2] * 6, [4] * 3), ("previous", [1] + [2] * 5, [2, 4, 4])]
+    ("first_dilation", "conv4_x", "conv5_x"), [("new", [2] * 6, [4] * 3), ("previous", [1] + [2] * 5, [2, 4, 4])]
 )
-def test_dilations(first_block, conv4_x, conv5_x):
-    model = PSPNet(2, first_block=first_block, **BOTTLENECK)
-    for stage, dilations in ((model.trunk.conv4_x, conv4_x), (model.trunk.conv5_x, conv5_x)):
+def test_dilations(first_dilation, conv4_x, conv5_x):
+    model = PSPNet(2, first_dilation=first_dilation, **BOTTLENECK)
+    for stage, dilations in ((model.backbone.conv4_x, conv4_x), (model.backbone.conv5_x, conv5_x)):
         assert [block.conv2.dilation[0] for block in stage] == dilations
         assert all(block.conv2.stride == (1, 1) for block in stage)
 
@@ -103,21 +103,23 @@ def conv_bn_relu(x, weights, prefix, padding=0):
     return F.relu(F.batch_norm(x, *norm))
 
 
-@pytest.mark.parametrize("first_block", ["new", "previous"])
+@pytest.mark.parametrize("first_dilation", ["new", "previous"])
 @torch.no_grad()
-def test_logits_are_those_of_an_independent_network(first_block):
-    """torchvision's trunk, regions averaged one by one, and the rest from a state dict."""
-    trunk = perturb_norms(torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True])).double().eval()
-    model = perturb_norms(seeded(PSPNet, 5, auxiliary=True, first_block=first_block), seed=1).double().eval()
-    transplant(trunk, model)
-    if first_block == "new":  # as the authors' code: every 3x3 of a stage has the stage's dilation
-        for stage, dilation in ((trunk.layer3, 2), (trunk.layer4, 4)):
+def test_logits_are_those_of_an_independent_network(first_dilation):
+    """torchvision's backbone, regions averaged one by one, and the rest from a state dict."""
+    backbone = (
+        perturb_norms(torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True])).double().eval()
+    )
+    model = perturb_norms(seeded(PSPNet, 5, auxiliary=True, first_dilation=first_dilation), seed=1).double().eval()
+    transplant(backbone, model)
+    if first_dilation == "new":  # as the authors' code: every 3x3 of a stage has the stage's dilation
+        for stage, dilation in ((backbone.layer3, 2), (backbone.layer4, 4)):
             for block in stage:
                 block.conv2.dilation = block.conv2.padding = (dilation, dilation)
     x = images(1, 3, 67, 90, dtype=torch.float64)
-    out = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x))))
-    conv4_x = trunk.layer3(trunk.layer2(trunk.layer1(out)))
-    conv5_x = trunk.layer4(conv4_x)
+    out = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(x))))
+    conv4_x = backbone.layer3(backbone.layer2(backbone.layer1(out)))
+    conv5_x = backbone.layer4(conv4_x)
 
     weights, enlarge = model.state_dict(), partial(F.interpolate, mode="bilinear", align_corners=False)
     maps = [conv5_x]
@@ -136,16 +138,16 @@ def test_logits_are_those_of_an_independent_network(first_block):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
 
 
-def test_operations_are_the_trunks_and_the_formulas():
-    """Multiply-adds at 473 x 473: torchvision's dilated trunk, then the sums of the module by hand."""
+def test_operations_are_the_backbones_and_the_formulas():
+    """Multiply-adds at 473 x 473: torchvision's dilated backbone, then the sums of the module by hand."""
     with torch.device("meta"):
-        trunk = torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True])
+        backbone = torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True])
         model = PSPNet(21)
     classifier = 2 * 2048 * 1000
     side = 60  # 473 = 8 * 59 + 1
     pyramid = 2 * 2048 * 512 * (1 + 4 + 9 + 36)
     head = 2 * side**2 * (9 * 4096 * 512 + 512 * 21)
-    expected = probe.count_flops(trunk, (473, 473)) - classifier + pyramid + head
+    expected = probe.count_flops(backbone, (473, 473)) - classifier + pyramid + head
     assert probe.count_flops(model, (473, 473)) == expected
     assert pyramid < 0.001 * expected < head, "the pyramid is nearly free; the convolution that fuses it is not"
 
@@ -251,7 +253,7 @@ def test_dropout_takes_whole_channels_in_training_only():
 
 def test_unknown_options_are_refused():
     with pytest.raises(ValueError, match="previous"):
-        PSPNet(3, first_block="old")
+        PSPNet(3, first_dilation="old")
     with pytest.raises(ValueError, match="18, 34, 50"):
         PSPNet(3, depth=20)
 
@@ -262,15 +264,17 @@ def test_presets_build():
             PSPNet(3, **preset)
 
 
-def test_imagenet_weights_go_into_the_trunk_alone():
+def test_imagenet_weights_go_into_the_backbone_alone():
     source = perturb_norms(torchvision.models.resnet18(weights=None, num_classes=4))
     model = seeded(PSPNet, 3, depth=18, auxiliary=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = transplant(source, model)
-    trunk = ResNet(18)
-    transplant(source, trunk)
+    backbone = ResNet(18)
+    transplant(source, backbone)
     assert report.left == ("fc.weight", "fc.bias")
     assert {name.split(".")[0] for name in report.fresh} == {"pyramid", "head", "auxiliary"}
     for name, value in model.state_dict().items():
-        expected = trunk.state_dict()[name[6:]] if name.startswith("trunk.") else before[name]
+        expected = (
+            backbone.state_dict()[name.removeprefix("backbone.")] if name.startswith("backbone.") else before[name]
+        )
         assert value.equal(expected), name

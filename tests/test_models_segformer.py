@@ -17,7 +17,7 @@ from segtutor import probe, weights
 from segtutor.lab.papers import PAPERS
 from segtutor.layers import DropPath, softmax_attention
 from segtutor.models.pspnet import PSPNet
-from segtutor.models.segformer import PRESETS, TRUNKS, EfficientAttention, MixTransformer, MLPDecoder, SegFormer
+from segtutor.models.segformer import MIT_PRESETS, PRESETS, EfficientAttention, MixTransformer, MLPDecoder, SegFormer
 from segtutor.weights import WeightsError, load_pretrained, transplant
 
 # Every number differs from its neighbours, so that a stage that reads another's setting shows.
@@ -43,13 +43,13 @@ def test_parameter_counts_are_the_papers():
     facts = {name: fact.value for name, fact in PAPERS["segformer"].facts.items()}
     for place, name in enumerate(("b0", "b1", "b2", "b3", "b4", "b5")):
         with torch.device("meta"):
-            model, trunk = SegFormer(150, **PRESETS[name]), MixTransformer(**TRUNKS[name])
+            model, backbone = SegFormer(150, **PRESETS[name]), MixTransformer(**MIT_PRESETS[name])
         assert probe.count_parameters(model) == facts["parameters_150_classes"][place]
-        assert probe.count_parameters(trunk) == facts["parameters_trunk"][place]
+        assert probe.count_parameters(backbone) == facts["parameters_backbone"][place]
         assert round(probe.count_parameters(model) / 1e6, 1) == pytest.approx(
             facts["parameters_published"][place], abs=0.11
         )
-    assert model.trunk.channels == trunk.channels == (64, 128, 320, 512)
+    assert model.backbone.channels == backbone.channels == (64, 128, 320, 512)
 
 
 def test_operations_are_the_papers_in_the_papers_order():
@@ -64,31 +64,33 @@ def test_operations_are_the_papers_in_the_papers_order():
     composed = 256 * 256 * (32 + 64 + 160 + 256)  # the counter leaves out the product with the biases
     assert published - fused_first == pytest.approx((128**2 * 1024 * 256 - composed) / 1e9, rel=1e-9)
     classifier = 128**2 * 256 * 150
-    trunk = probe.count_flops(model.trunk, (512, 512)) / 2
-    assert fused_first * 1e9 == pytest.approx(trunk + decoder + composed + classifier, rel=1e-9)
+    backbone = probe.count_flops(model.backbone, (512, 512)) / 2
+    assert fused_first * 1e9 == pytest.approx(backbone + decoder + composed + classifier, rel=1e-9)
 
 
 def test_the_default_is_b0():
     with torch.device("meta"):
         model, named = SegFormer(5), SegFormer(5, **PRESETS["b0"])
-        trunk = MixTransformer()
-    assert str(model) == str(named) and str(trunk) == str(named.trunk)
-    assert trunk.channels == (32, 64, 160, 256) and trunk.strides == (4, 8, 16, 32)
-    assert [block.attention.heads for stage in trunk.stages for block in stage.blocks] == [1, 1, 2, 2, 5, 5, 8, 8]
+        backbone = MixTransformer()
+    assert str(model) == str(named) and str(backbone) == str(named.backbone)
+    assert backbone.channels == (32, 64, 160, 256) and backbone.strides == (4, 8, 16, 32)
+    assert [block.attention.heads for stage in backbone.stages for block in stage.blocks] == [1, 1, 2, 2, 5, 5, 8, 8]
 
 
 def test_presets_build():
     for name, preset in PRESETS.items():
         with torch.device("meta"):
-            model, trunk = SegFormer(3, **preset), MixTransformer(**TRUNKS[name])
-        assert str(model.trunk) == str(trunk)
+            model, backbone = SegFormer(3, **preset), MixTransformer(**MIT_PRESETS[name])
+        assert str(model.backbone) == str(backbone)
 
 
 def test_drop_path_grows_block_by_block():
-    trunk = MixTransformer(**NARROW, drop_path=0.3)
-    rates = [block.drop_path.rate for stage in trunk.stages for block in stage.blocks]
+    backbone = MixTransformer(**NARROW, drop_path=0.3)
+    rates = [block.drop_path.rate for stage in backbone.stages for block in stage.blocks]
     assert rates == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
-    assert all(layer.rate == 0 for layer in MixTransformer(**TRUNKS["tiny"]).modules() if isinstance(layer, DropPath))
+    assert all(
+        layer.rate == 0 for layer in MixTransformer(**MIT_PRESETS["tiny"]).modules() if isinstance(layer, DropPath)
+    )
 
 
 def test_both_branches_of_a_block_can_be_dropped():
@@ -99,7 +101,7 @@ def test_both_branches_of_a_block_can_be_dropped():
 
 
 def rates(model):
-    return model.trunk.stages[-1].blocks[-1].drop_path.rate, model.decoder.dropout.p
+    return model.backbone.stages[-1].blocks[-1].drop_path.rate, model.decoder.dropout.p
 
 
 def test_rates_are_the_published_ones_unless_others_are_asked_for():
@@ -117,12 +119,12 @@ def test_rates_are_the_published_ones_unless_others_are_asked_for():
 def test_heads_are_as_wide_in_every_stage():
     for name, preset in PRESETS.items():
         with torch.device("meta"):
-            stages = SegFormer(3, **preset).trunk.stages
+            stages = SegFormer(3, **preset).backbone.stages
         widths = {stage.norm.weight.numel() // stage.blocks[0].attention.heads for stage in stages}
         assert widths == {{"tiny": 16, "b0": 32}.get(name, 64)}, name
 
 
-def test_the_trunk_starts_as_the_ledger_says():
+def test_the_backbone_starts_as_the_ledger_says():
     for layer in seeded(MixTransformer).modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             he = (2 / layer.weight[0].numel()) ** 0.5
@@ -170,7 +172,7 @@ def test_logits_are_transformers(narrow, size, in_paper_order):
         x = images(2, 3, *size, dtype=dtype)
         expected = source.to(dtype)(x).logits
         assert expected.std() > 0.1, "logits without variation compare nothing"
-        found = model.to(dtype).classifier(model.decoder(model.trunk(x)))
+        found = model.to(dtype).classifier(model.decoder(model.backbone(x)))
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
         enlarged = F.interpolate(expected, size=size, mode="bilinear", align_corners=False)
         torch.testing.assert_close(model(x), enlarged, rtol=0, atol=tolerance)
@@ -181,7 +183,7 @@ def test_b0_is_transformers():
     source, model = reference(num_labels=150), SegFormer(150).eval()
     transplant(source, model)
     x = images(1, 3, 96, 65)
-    found, expected = model.classifier(model.decoder(model.trunk(x))), source(x).logits
+    found, expected = model.classifier(model.decoder(model.backbone(x))), source(x).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -197,20 +199,20 @@ def test_b0_is_smps():
     assert report.left == report.fresh == () and len(report.copied) == len(model.state_dict())
     x = images(1, 3, 64, 96)
     maps = source.encoder(x)
-    for found, wanted in zip(model.trunk(x), maps[-4:], strict=True):
+    for found, wanted in zip(model.backbone(x), maps[-4:], strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
     expected = source.segmentation_head[0](source.decoder(maps))  # its last enlargement aligns corners
     assert expected.std() > 1e-3
-    torch.testing.assert_close(model.classifier(model.decoder(model.trunk(x))), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.classifier(model.decoder(model.backbone(x))), expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
 def test_the_four_maps_are_transformers(narrow):
-    source, trunk = copy.deepcopy(narrow).double(), MixTransformer(**NARROW).double().eval()
-    report = transplant(source, trunk)
+    source, backbone = copy.deepcopy(narrow).double(), MixTransformer(**NARROW).double().eval()
+    report = transplant(source, backbone)
     assert {name.split(".")[0] for name in report.left} == {"decode_head"} and report.fresh == ()
     x = images(1, 3, 70, 101, dtype=torch.float64)
-    maps, expected = trunk(x), source.segformer(x, output_hidden_states=True).hidden_states
+    maps, expected = backbone(x), source.segformer(x, output_hidden_states=True).hidden_states
     assert [tuple(c.shape[1:]) for c in maps] == [(4, 18, 26), (6, 9, 13), (10, 5, 7), (16, 3, 4)]
     for found, wanted in zip(maps, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
@@ -222,7 +224,7 @@ def test_gradients_are_transformers(narrow):
     x = images(1, 3, 64, 75, dtype=torch.float64)
     truth = images(1, 5, 16, 19, seed=4, dtype=torch.float64)
     (source(x).logits * truth).sum().backward()
-    (model.classifier(model.decoder(model.trunk(x))) * truth).sum().backward()
+    (model.classifier(model.decoder(model.backbone(x))) * truth).sum().backward()
     own = dict(model.named_parameters())
     for name, parameter in source.named_parameters():
         found, scale = own[names[name]].grad, parameter.grad.abs().max()
@@ -297,19 +299,19 @@ def test_every_pixel_reaches_every_pixel():
 
 
 def test_a_stage_is_a_step_that_can_be_taken_alone():
-    trunk = perturb_norms(seeded(MixTransformer, **NARROW)).train()
-    for layer in trunk.modules():
+    backbone = perturb_norms(seeded(MixTransformer, **NARROW)).train()
+    for layer in backbone.modules():
         if isinstance(layer, DropPath):
             layer.rate = 0.0
     x = images(2, 3, 50, 64)
-    whole, steps = trunk(x), [x]
-    for stage in trunk.stages:
+    whole, steps = backbone(x), [x]
+    for stage in backbone.stages:
         steps.append(checkpoint(stage, steps[-1], use_reentrant=False))
     gradients = []
     for maps in (whole, steps[1:]):
-        trunk.zero_grad()
+        backbone.zero_grad()
         sum(c.square().mean() for c in maps).backward()
-        gradients.append([parameter.grad.clone() for parameter in trunk.parameters()])
+        gradients.append([parameter.grad.clone() for parameter in backbone.parameters()])
     assert all(a.equal(b) for a, b in zip(whole, steps[1:], strict=True))
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
@@ -337,7 +339,7 @@ def test_heads_that_do_not_divide_are_refused():
 
 
 @pytest.mark.parametrize(("size", "says"), [((31, 64), "31x64"), ((64, 64), "2 channels")], ids=str)
-def test_the_trunk_refuses_images_with_a_sentence(size, says):
+def test_the_backbone_refuses_images_with_a_sentence(size, says):
     with pytest.raises(ValueError, match=says):
         MixTransformer(**NARROW)(images(1, 2 if "channels" in says else 3, *size))
 
@@ -421,11 +423,11 @@ def test_published_networks_are_read_from_the_hub(hub, narrow, capsys, generatio
 
 @pytest.mark.parametrize("generation", [4, 5])
 @pytest.mark.parametrize("prefix", ["segformer.", ""], ids=["classifier", "bare"])
-def test_imagenet_trunks_are_read_from_a_folder(hub, narrow, capsys, generation, prefix):
+def test_imagenet_backbones_are_read_from_a_folder(hub, narrow, capsys, generation, prefix):
     whole = in_names_of(generation, narrow.state_dict())
-    trunk = {prefix + n.removeprefix("segformer."): t for n, t in whole.items() if n.startswith("segformer.")}
+    backbone = {prefix + n.removeprefix("segformer."): t for n, t in whole.items() if n.startswith("segformer.")}
     extra = {"classifier.weight": torch.zeros(7, 16), "classifier.bias": torch.zeros(7)} if prefix else {}
-    save({**trunk, **extra}, hub.folder / "model.safetensors")
+    save({**backbone, **extra}, hub.folder / "model.safetensors")
     model, alone = seeded(SegFormer, 3, **NARROW), seeded(MixTransformer, **NARROW)
     before = copy.deepcopy(model.state_dict())
     report = load_pretrained(model, path=hub.folder)
@@ -433,7 +435,7 @@ def test_imagenet_trunks_are_read_from_a_folder(hub, narrow, capsys, generation,
     assert {name.split(".")[0] for name in report.fresh} == {"decoder", "classifier"}
     assert load_pretrained(alone, path=hub.folder / "model.safetensors").fresh == ()
     for name, value in model.state_dict().items():
-        expected = alone.state_dict()[name[6:]] if name.startswith("trunk.") else before[name]
+        expected = alone.state_dict()[name.removeprefix("backbone.")] if name.startswith("backbone.") else before[name]
         assert value.equal(expected), name
     source = {names[1]: names[0] for names in transplant(narrow, MixTransformer(**NARROW)).copied}
     for name, value in alone.state_dict().items():
@@ -457,11 +459,11 @@ def test_the_licence_names_the_file_it_is_about(hub, narrow, capsys):
     assert said.startswith("mine.safetensors: NVIDIA") and said.count("\n") == 1
 
 
-def test_a_trunks_file_of_another_depth_is_refused(narrow):
-    trunk = {name: tensor for name, tensor in narrow.state_dict().items() if name.startswith("segformer.")}
+def test_a_backbones_file_of_another_depth_is_refused(narrow):
+    backbone = {name: tensor for name, tensor in narrow.state_dict().items() if name.startswith("segformer.")}
     deeper = SegFormer(5, proj_dim=12, **{**NARROW, "depths": (1, 2, 4, 1)})
-    with pytest.raises(ValueError, match=r"trunk\.stages\.2\.blocks\.3.*find no tensor"):
-        transplant(trunk, deeper)
+    with pytest.raises(ValueError, match=r"backbone\.stages\.2\.blocks\.3.*find no tensor"):
+        transplant(backbone, deeper)
 
 
 def test_what_cannot_be_fetched_is_said_in_one_sentence(hub):

@@ -10,7 +10,7 @@ from contract import images, perturb_norms, seeded
 from torch import nn
 
 from segtutor import probe
-from segtutor.lab.experiments.swin import trunks
+from segtutor.lab.experiments.swin import backbones
 from segtutor.lab.papers import PAPERS
 from segtutor.layers import softmax_attention
 from segtutor.models import swin
@@ -288,7 +288,7 @@ def test_what_needs_no_padding_is_not_padded(monkeypatch):
 def test_holds_no_more_than_torchvisions(training):
     """At sizes where nothing is to be padded, one needless copy of the images is seen."""
     with torch.device("meta"):
-        ours, theirs = trunks(224)
+        ours, theirs = backbones(224)
     for size in ((224, 224), (448, 224)):
         held, reference = (probe.count_peak_bytes(m, size, batch=4, training=training) for m in (ours, theirs))
         assert held <= reference

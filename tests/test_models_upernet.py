@@ -50,7 +50,7 @@ class TestAuxiliary(AuxiliaryContract):
         own = {name for name, _ in model.named_parameters() if name.startswith("auxiliary.")}
         assert own and own <= learning
         reached = {".".join(name.split(".")[:3]) for name in learning - own}
-        assert reached == {"trunk.stages.0", "trunk.stages.1", "trunk.stages.2", "trunk.norms.2"}
+        assert reached == {"backbone.stages.0", "backbone.stages.1", "backbone.stages.2", "backbone.norms.2"}
 
 
 # ---------------------------------------------------------------------------------------------------- the paper's model
@@ -88,8 +88,11 @@ def their_network(preset, *, classes=150, auxiliary=True, width=512, auxiliary_w
 )
 def test_parameters_are_theirs_less_a_norm_that_nothing_reads(preset, auxiliary, fact):
     with torch.device("meta"):
-        theirs, ours = their_network(preset, auxiliary=auxiliary), SwinUPerNet(150, auxiliary=auxiliary, trunk=preset)
-    unread = 2 * ours.trunk.channels[-1]
+        theirs, ours = (
+            their_network(preset, auxiliary=auxiliary),
+            SwinUPerNet(150, auxiliary=auxiliary, backbone=preset),
+        )
+    unread = 2 * ours.backbone.channels[-1]
     assert probe.count_parameters(theirs.backbone.swin.layernorm) == unread
     # On Swin-B the authors' auxiliary head is as wide as on Swin-T.
     assert probe.count_parameters(ours) + unread == probe.count_parameters(theirs) == FACTS[fact].value
@@ -99,7 +102,7 @@ def test_operations_are_the_published_ones_less_the_products_with_padding():
     with torch.device("meta"):
         model = SwinUPerNet(150)
     spared = 0  # projections of positions that are nothing but padding, which the references multiply
-    for stage, channels, stride in zip(model.trunk.stages, model.trunk.channels, (4, 8, 16, 32), strict=True):
+    for stage, channels, stride in zip(model.backbone.stages, model.backbone.channels, (4, 8, 16, 32), strict=True):
         height, width = 512 // stride, 2048 // stride
         padding = (height + -height % 7) * (width + -width % 7) - height * width
         spared += len(stage.blocks) * padding * 4 * channels**2
@@ -110,10 +113,10 @@ def test_operations_are_the_published_ones_less_the_products_with_padding():
 def test_the_default_is_the_papers_model():
     with torch.device("meta"):
         model = SwinUPerNet(150)
-    assert model.trunk.channels == (96, 192, 384, 768) and model.auxiliary is None
+    assert model.backbone.channels == (96, 192, 384, 768) and model.auxiliary is None
     assert model.decoder.out_channels == PAPERS["upernet"].facts["width"].value
-    assert model.trunk.stages[-1].blocks[-1].drop_path.rate == pytest.approx(FACTS["drop_path_upernet"].value)
-    shapes = {row.name: row.out_shape[1:] for row in probe.shape_trace(model, (512, 512)) if row.name != "trunk"}
+    assert model.backbone.stages[-1].blocks[-1].drop_path.rate == pytest.approx(FACTS["drop_path_upernet"].value)
+    shapes = {row.name: row.out_shape[1:] for row in probe.shape_trace(model, (512, 512)) if row.name != "backbone"}
     assert shapes == {"decoder": (512, 128, 128), "classifier": (150, 128, 128)}
 
 
@@ -126,7 +129,7 @@ def pair():
         for name, parameter in perturb_norms(theirs).named_parameters():
             if name.endswith(("bias", "bias_table")):  # fresh ones are zero there
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
-    ours = SwinUPerNet(5, trunk="tiny", width=6, auxiliary=True).double().eval()
+    ours = SwinUPerNet(5, backbone="tiny", width=6, auxiliary=True).double().eval()
     report = transplant(theirs.double().eval(), ours)
     assert report.left == ("backbone.swin.layernorm.weight", "backbone.swin.layernorm.bias") and not report.fresh
     return theirs, ours
@@ -159,7 +162,7 @@ def test_older_names_of_transformers_load_as_well(pair):
             older[name] = tensor
     index = "backbone.encoder.layers.0.blocks.0.attention.self.relative_position_index"
     older[index] = torch.zeros(16, 16, dtype=torch.long)
-    other = SwinUPerNet(5, trunk="tiny", width=6).double().eval()
+    other = SwinUPerNet(5, backbone="tiny", width=6).double().eval()
     report = transplant(older, other)
     assert {name.split(".")[0] for name in report.left} == {"backbone", "auxiliary_head"} and not report.fresh
     x = images(1, 3, 64, 40, dtype=torch.float64)
@@ -168,12 +171,12 @@ def test_older_names_of_transformers_load_as_well(pair):
 
 def test_weights_that_are_not_nvidias_are_not_said_to_be(pair, tmp_path, capsys):
     torch.save(pair[0].state_dict(), tmp_path / "upernet.bin")
-    load_pretrained(SwinUPerNet(5, trunk="tiny", width=6), path=tmp_path / "upernet.bin")
+    load_pretrained(SwinUPerNet(5, backbone="tiny", width=6), path=tmp_path / "upernet.bin")
     assert capsys.readouterr().out == ""
 
 
 @torch.no_grad()
-def test_imagenet_weights_go_into_the_trunk_alone(tmp_path):
+def test_imagenet_weights_go_into_the_backbone_alone(tmp_path):
     network = torchvision.models.swin_transformer.SwinTransformer
     options = {"embed_dim": 32, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8], "window_size": [4, 4]}
     source = perturb_norms(seeded(network, patch_size=[4, 4], num_classes=2, **options))
@@ -181,17 +184,23 @@ def test_imagenet_weights_go_into_the_trunk_alone(tmp_path):
     model = seeded(SwinUPerNet, 3, auxiliary=True, **PRESETS["tiny"])
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = load_pretrained(model, path=tmp_path / "swin.pth")
-    fresh = {".".join(name.split(".")[:2]) if name.startswith("trunk") else name.split(".")[0] for name in report.fresh}
-    assert fresh == {"trunk.norms", "decoder", "classifier", "auxiliary"}
-    trunk = swin.SwinTransformer(**swin.PRESETS["tiny"])
-    transplant(source, trunk)
+    fresh = {
+        ".".join(name.split(".")[:2]) if name.startswith("backbone") else name.split(".")[0] for name in report.fresh
+    }
+    assert fresh == {"backbone.norms", "decoder", "classifier", "auxiliary"}
+    backbone = swin.SwinTransformer(**swin.PRESETS["tiny"])
+    transplant(source, backbone)
     for name, value in model.state_dict().items():
-        expected = trunk.state_dict()[name[6:]] if name.startswith("trunk.stages") else before[name]
+        expected = (
+            backbone.state_dict()[name.removeprefix("backbone.")]
+            if name.startswith("backbone.stages")
+            else before[name]
+        )
         assert value.equal(expected), name
 
 
 def test_channels_are_dropped_in_training_only():
-    model = seeded(SwinUPerNet, 3, trunk="tiny", width=48, drop_path=0.0, dropout=0.5)
+    model = seeded(SwinUPerNet, 3, backbone="tiny", width=48, drop_path=0.0, dropout=0.5)
     read = []
     model.decoder.register_forward_hook(lambda module, args, out: out.add_(1))  # no zeros but those of dropout
     model.classifier[1].register_forward_pre_hook(lambda module, args: read.append(args[0]))
@@ -209,17 +218,17 @@ def test_a_tenth_of_the_channels_is_dropped_before_both_classifiers_unless_asked
         assert [layer.p for layer in model.modules() if isinstance(layer, nn.Dropout2d)] == [rate, rate]
 
 
-def test_unknown_trunks_are_refused():
+def test_unknown_backbones_are_refused():
     with pytest.raises(ValueError, match="swin_t, swin_s"):
-        SwinUPerNet(3, trunk="swin_x")
+        SwinUPerNet(3, backbone="swin_x")
 
 
-def test_presets_are_named_after_their_trunks_and_skip_as_many_branches():
+def test_presets_are_named_after_their_backbones_and_skip_as_many_branches():
     for name, preset in PRESETS.items():
         rate = 0.0 if name == "tiny" else FACTS["drop_path_upernet"].value
         options = {**swin.PRESETS[name], "drop_path": rate, "norms": True}
         with torch.device("meta"):
-            assert str(SwinUPerNet(3, **preset).trunk) == str(swin.SwinTransformer(**options)), name
+            assert str(SwinUPerNet(3, **preset).backbone) == str(swin.SwinTransformer(**options)), name
 
 
 # ---------------------------------------------------------------------------------------------------------- the decoder

@@ -1,4 +1,4 @@
-"""The two trunks against torchvision and timm: the same weights must give the same numbers."""
+"""The two backbones against torchvision and timm: the same weights must give the same numbers."""
 
 import pytest
 import timm
@@ -67,7 +67,9 @@ def test_dilated_basic_blocks_are_timms(output_stride):
 @torch.no_grad()
 def test_first_block_new_is_the_dilation_of_the_pspnet_code(output_stride):
     theirs = torchvision_resnet(50, output_stride)
-    ours = {first: ResNet(50, output_stride=output_stride, first_block=first).double() for first in ("previous", "new")}
+    ours = {
+        first: ResNet(50, output_stride=output_stride, first_dilation=first).double() for first in ("previous", "new")
+    }
     for network in ours.values():
         transplant(theirs, network.eval())
     x = images(*ODD, dtype=torch.float64)
@@ -182,7 +184,7 @@ def test_he_initialisation_keeps_the_signal_through_thirteen_layers():
         (lambda: VGG16(widths=(1, 2)), "2 entries"),
         (lambda: ResNet(19), "18, 34, 50"),
         (lambda: ResNet(18, output_stride=64), "output_stride is 64"),
-        (lambda: ResNet(18, first_block="old"), "previous"),
+        (lambda: ResNet(18, first_dilation="old"), "previous"),
     ],
 )
 def test_impossible_options_are_refused(build, says):

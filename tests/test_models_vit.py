@@ -214,7 +214,7 @@ def test_whole_networks_agree_at_other_sizes(size):
 def test_attention_in_the_open_is_the_fused_one(monkeypatch):
     model = lively(ViTSegmenter(5, **SMALL)).double()
     layer, x = model.blocks[0].attention, images(2, 13, 24, dtype=torch.float64)
-    mixed, weights = layer.in_the_open(x)
+    mixed, weights = layer.forward_with_weights(x)
     assert weights.shape == (2, 3, 13, 13) and weights.max() > 0.5
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 13, dtype=torch.float64))
     torch.testing.assert_close(mixed, layer(x), rtol=0, atol=1e-12)
@@ -235,7 +235,7 @@ def test_attention_is_torchs_multihead_attention():
     x = images(2, 9, 24, dtype=torch.float64)
     expected, weights = theirs(x, x, x, average_attn_weights=False)
     torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(ours.in_the_open(x)[1], weights, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours.forward_with_weights(x)[1], weights, rtol=0, atol=1e-12)
 
 
 @torch.no_grad()

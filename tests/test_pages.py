@@ -183,8 +183,8 @@ MESSAGES = {
         "size mismatch for score_fr.weight: copying a param with shape torch.Size([21, 4096, 1, 1]) from checkpoint, "
         "the shape in current model is torch.Size([11, 4096, 1, 1]).",
     ),
-    "missing keys": (load_renamed, 'Missing key(s) in state_dict: "trunk.stage1.conv1_1.weight"'),
-    "unexpected keys": (load_renamed, 'Unexpected key(s) in state_dict: "module.trunk.stage1.conv1_1.weight"'),
+    "missing keys": (load_renamed, 'Missing key(s) in state_dict: "backbone.stage1.conv1_1.weight"'),
+    "unexpected keys": (load_renamed, 'Unexpected key(s) in state_dict: "module.backbone.stage1.conv1_1.weight"'),
     "channels": (
         lambda: nn.Conv2d(2048, 512, 3)(torch.zeros(1, 512, 8, 8)),
         "Given groups=1, weight of size [512, 2048, 3, 3], expected input[1, 512, 8, 8] to have 2048 channels, "

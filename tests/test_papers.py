@@ -210,7 +210,7 @@ def test_fcn_cost(name):
     assert counter.get_total_flops() / 2e9 == pytest.approx(published, abs=0.1)
 
 
-# ---- Trunks, against torchvision -------------------------------------------------------------------------------------
+# ---- Backbones, against torchvision ----------------------------------------------------------------------------------
 
 
 def test_vgg_against_torchvision():
@@ -236,7 +236,7 @@ def test_resnet_against_torchvision(depth):
     with torch.device("meta"):
         net = getattr(models, f"resnet{depth}")()
     assert count(net) == value("resnet", f"parameters_resnet{depth}")
-    assert count(net) - count(net.fc) == value("resnet", f"parameters_resnet{depth}_trunk")
+    assert count(net) - count(net.fc) == value("resnet", f"parameters_resnet{depth}_backbone")
     meta = models.get_weight(f"ResNet{depth}_Weights.IMAGENET1K_V1").meta
     assert meta["_metrics"]["ImageNet-1K"]["acc@1"] == value("resnet", f"imagenet_top1_resnet{depth}")
     assert meta["_ops"] == value("resnet", f"gmac_224_resnet{depth}")
@@ -345,7 +345,7 @@ def test_deeplab_v1_parameters(fact, kernel, hidden):
 def test_deeplab_v2_parameters():
     head = len(value("deeplab_v2", "rates_aspp_l")) * conv(2048, 21, 3)
     assert head == value("deeplab_v2", "parameters_resnet101_head")
-    assert value("resnet", "parameters_resnet101_trunk") + head == value("deeplab_v2", "parameters_resnet101")
+    assert value("resnet", "parameters_resnet101_backbone") + head == value("deeplab_v2", "parameters_resnet101")
     branch = conv(512, 1024, 3) + conv(1024, 1024, 1) + conv(1024, 21, 1)
     assert value("vgg", "parameters_vgg16_convolutions") + 4 * branch == value("deeplab_v2", "parameters_vgg_aspp_l")
 
@@ -355,7 +355,7 @@ def test_pspnet_parameters():
     pyramid = len(bins) * (conv(2048, 512, 1, bias=False) + 2 * 512)
     head = conv(4096, 512, 3, bias=False) + 2 * 512 + conv(512, 21, 1)
     auxiliary = conv(1024, 256, 3, bias=False) + 2 * 256 + conv(256, 21, 1)
-    total = value("resnet", "parameters_resnet50_trunk") + pyramid + head
+    total = value("resnet", "parameters_resnet50_backbone") + pyramid + head
     assert pyramid == value("pspnet", "parameters_pyramid_pooling")
     assert total == value("pspnet", "parameters_resnet50")
     assert total + auxiliary == value("pspnet", "parameters_resnet50_auxiliary")
@@ -380,7 +380,7 @@ def test_upernet_head_parameters():
     assert auxiliary == value("upernet", "parameters_auxiliary_swin_tiny")
 
 
-def segformer_trunk(dims, depths) -> int:
+def segformer_backbone(dims, depths) -> int:
     total, before = 0, 3
     for dim, depth, kernel, reduction in zip(dims, depths, (7, 3, 3, 3), (8, 4, 2, 1), strict=True):
         block = 2 * 2 * dim + 4 * (dim * dim + dim)  # two norms; q, k, v and the projection
@@ -395,12 +395,12 @@ def test_segformer_parameters():
     wide = (64, 128, 320, 512)
     dims = [(32, 64, 160, 256)] + [wide] * 5
     depths = [(2, 2, 2, 2), (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 18, 3), (3, 8, 27, 3), (3, 6, 40, 3)]
-    trunks = tuple(segformer_trunk(d, n) for d, n in zip(dims, depths, strict=True))
-    assert trunks == value("segformer", "parameters_trunk")
+    backbones = tuple(segformer_backbone(d, n) for d, n in zip(dims, depths, strict=True))
+    assert backbones == value("segformer", "parameters_backbone")
     totals = []
-    for trunk, dim, width in zip(trunks, dims, (256, 256, 768, 768, 768, 768), strict=True):
+    for backbone, dim, width in zip(backbones, dims, (256, 256, 768, 768, 768, 768), strict=True):
         head = sum(d * width + width for d in dim) + conv(4 * width, width, 1, False) + 2 * width + conv(width, 150, 1)
-        totals.append(trunk + head)
+        totals.append(backbone + head)
     assert tuple(totals) == value("segformer", "parameters_150_classes")
     # Printed to one decimal, with the decoder of the paper: never further away than one unit of that decimal.
     for total, printed in zip(totals, value("segformer", "parameters_published"), strict=True):

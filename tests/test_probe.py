@@ -379,11 +379,11 @@ def test_formula_by_hand(layers, expected):
     assert receptive_field_formula(layers) == expected
 
 
-def test_formula_reads_a_trunk():
-    trunk = nn.Sequential(
+def test_formula_reads_a_backbone():
+    backbone = nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(4, 4, 3, dilation=2)
     )
-    assert receptive_field_formula(trunk) == 3 + 2 * 2 + 4 * 4
+    assert receptive_field_formula(backbone) == 3 + 2 * 2 + 4 * 4
     with pytest.raises(ValueError, match="0's geometry.*square"):
         receptive_field_formula(nn.Sequential(nn.Conv2d(3, 4, (3, 5))))
     with pytest.raises(ValueError, match="upsamples"):

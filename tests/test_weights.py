@@ -72,7 +72,7 @@ def downloader(monkeypatch):
 def test_report_says_what_was_copied_left_and_kept():
     report = transplant(narrow_vgg(), FCN8s(3, **NARROW))
     assert len(report.copied) == 2 * 15
-    assert ("features.28.weight", "trunk.stage5.conv5_3.weight") in report.copied
+    assert ("features.28.weight", "backbone.stage5.conv5_3.weight") in report.copied
     assert ("classifier.3.bias", "fc7.bias") in report.copied
     assert report.left == ("classifier.6.weight", "classifier.6.bias")
     assert {name.split(".")[0] for name in report.fresh} == {
@@ -198,14 +198,14 @@ def test_imagenet_weights_come_from_torchvisions_address_with_their_hash_checked
         (lambda: SegNet(3, widths=WIDTHS), lambda: narrow_vgg(True), "VGG16_BN_Weights"),
         (lambda: ResNet(18), narrow_resnet, "ResNet18_Weights"),
         (lambda: PSPNet(3, depth=18), narrow_resnet, "ResNet18_Weights"),
-        (lambda: DeepLabV2(3, trunk="resnet18"), narrow_resnet, "ResNet18_Weights"),
-        (lambda: DeepLabV3(3, trunk="resnet18", multi_grid=(1, 2)), narrow_resnet, "ResNet18_Weights"),
-        (lambda: DeepLabV3Plus(3, trunk="resnet18", multi_grid=(1, 2)), narrow_resnet, "ResNet18_Weights"),
+        (lambda: DeepLabV2(3, backbone="resnet18"), narrow_resnet, "ResNet18_Weights"),
+        (lambda: DeepLabV3(3, backbone="resnet18", multi_grid=(1, 2)), narrow_resnet, "ResNet18_Weights"),
+        (lambda: DeepLabV3Plus(3, backbone="resnet18", multi_grid=(1, 2)), narrow_resnet, "ResNet18_Weights"),
         (lambda: UNet(3, base=2), narrow_vgg13, "VGG13_Weights"),
         (lambda: UNet(3, base=2, batch_norm=True), lambda: narrow_vgg13(True), "VGG13_BN_Weights"),
     ],
 )
-def test_each_trunk_asks_for_its_own_weights(downloader, model, source, expected):
+def test_each_backbone_asks_for_its_own_weights(downloader, model, source, expected):
     downloader.answer = source().state_dict()
     load_pretrained(model())
     assert downloader.calls[0][0] == getattr(torchvision.models, expected).IMAGENET1K_V1.url
@@ -271,8 +271,8 @@ def test_local_files(downloader, tmp_path, suffix, own):
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     model = FCN8s(3, **NARROW)
     load_pretrained(model, path=path)
-    first = saved.trunk.stage1.conv1_1 if own else saved.features[0]
-    assert model.trunk.stage1.conv1_1.weight.equal(first.weight)
+    first = saved.backbone.stage1.conv1_1 if own else saved.features[0]
+    assert model.backbone.stage1.conv1_1.weight.equal(first.weight)
     assert downloader.calls == []
 
 
@@ -308,7 +308,7 @@ def test_files_and_names_that_cannot_be_used_are_refused(tmp_path):
         load_pretrained(model, "nvidia/mit-b0/main")
     with pytest.raises(ValueError, match="no COCO weights for FCN8s.*DeepLabV3"):
         load_pretrained(model, "coco")
-    with pytest.raises(ValueError, match="no weights DeepLabV3_ResNet18.*another trunk"):
-        load_pretrained(DeepLabV3(3, trunk="tiny", multi_grid=(1, 2)), "coco")
+    with pytest.raises(ValueError, match="no weights DeepLabV3_ResNet18.*another backbone"):
+        load_pretrained(DeepLabV3(3, backbone="tiny", multi_grid=(1, 2)), "coco")
     with pytest.raises(ValueError, match="no ImageNet weights for Linear"):
         load_pretrained(nn.Linear(1, 1))

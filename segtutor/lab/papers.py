@@ -12,7 +12,7 @@ Three things to know when reading an entry:
   FLOPs for each multiply-add, so its figures are twice as large.
 
 `Paper.year` and `Paper.venue` belong to the published version; the arXiv identifier starts with year and month of the
-first public one. `PAPERS` is ordered as the chapters meet the papers, the two classification trunks last.
+first public one. `PAPERS` is ordered as the chapters meet the papers, the two classification backbones last.
 """
 
 from __future__ import annotations
@@ -131,22 +131,22 @@ _FCN = Paper(
         learning_rate_fcn32s=(1e-10, "per summed pixel loss", "released solver"),
         learning_rate_fcn16s=(1e-12, "per summed pixel loss", "released solver"),
         learning_rate_fcn8s=(1e-14, "per summed pixel loss", "released solver"),
-        learning_rate_fcn8s_at_once=(1e-10, "per summed pixel loss", "released solver"),
+        learning_rate_fcn8s_all_at_once=(1e-10, "per summed pixel loss", "released solver"),
         learning_rate_factor_biases=(2, "", _PROTOTXT),
         momentum=(0.99, "", "released solver"),
         weight_decay=(5e-4, "", "released solver"),
         weight_decay_factor_biases=(0, "", _PROTOTXT),
         batch_size=(1, "images", _PROTOTXT),
         iterations=(100_000, "steps", "released solver"),
-        iterations_at_once=(300_000, "steps", "released solver"),
-        at_once_scale_pool4=(0.01, "", _PROTOTXT),
-        at_once_scale_pool3=(0.0001, "", _PROTOTXT),
+        iterations_all_at_once=(300_000, "steps", "released solver"),
+        all_at_once_scale_pool4=(0.01, "", _PROTOTXT),
+        all_at_once_scale_pool3=(0.0001, "", _PROTOTXT),
         mean_bgr=((104.00699, 116.66877, 122.67892), "grey levels 0..255: blue, green, red", "released data layer"),
         # Results.
         voc2011val_miou_fcn32s=(63.6, "percent", _FCN_README),
         voc2011val_miou_fcn16s=(65.0, "percent", _FCN_README),
         voc2011val_miou_fcn8s=(65.5, "percent", _FCN_README),
-        voc2011val_miou_fcn8s_at_once=(65.4, "percent", _FCN_README),
+        voc2011val_miou_fcn8s_all_at_once=(65.4, "percent", _FCN_README),
         voc2012test_miou_fcn8s=(67.2, "percent", _FCN_README),
         voc2012test_miou_fcn8s_conference=(62.2, "percent", "quoted in the results tables of DeepLab v1 and PSPNet"),
     ),
@@ -238,7 +238,7 @@ _PSPNET = Paper(
         ade20k_val_miou_max_pooling=(40.18, "percent", "pyramid pooling ablation, four bins, maximum, not narrowed"),
         ade20k_val_miou_average_pooling=(41.07, "percent", "pyramid pooling ablation, four bins, not narrowed"),
         ade20k_val_miou_resnet50=(41.68, "percent", "pyramid pooling ablation, single scale"),
-        ade20k_val_miou_resnet101=(41.96, "percent", "trunk depth ablation, single scale"),
+        ade20k_val_miou_resnet101=(41.96, "percent", "backbone depth ablation, single scale"),
         voc2012test_miou=(82.6, "percent", "VOC 2012 test table, without COCO"),
         voc2012test_miou_coco=(85.4, "percent", "VOC 2012 test table, with COCO"),
         cityscapes_test_miou=(78.4, "percent", "Cityscapes test table, fine annotations"),
@@ -307,7 +307,7 @@ _DEEPLAB_V2 = Paper(
     bibkey="chen2018deeplab",
     innovation="atrous spatial pyramid pooling: parallel atrous convolutions at several rates whose scores are summed",
     facts=_facts(
-        parameters_resnet101=(44_048_532, "parameters", _COUNTED + ", 21 classes, torchvision-style trunk"),
+        parameters_resnet101=(44_048_532, "parameters", _COUNTED + ", 21 classes, torchvision-style backbone"),
         parameters_resnet101_head=(1_548_372, "parameters", _COUNTED + ", 21 classes"),
         parameters_vgg_aspp_l=(37_877_652, "parameters", _COUNTED + ", 21 classes"),
         rates_aspp_l=((6, 12, 18, 24), "dilation", "ASPP-L"),
@@ -558,7 +558,7 @@ _SEGFORMER = Paper(
             "parameters, 150 classes",
             _COUNTED,
         ),
-        parameters_trunk=(
+        parameters_backbone=(
             (3_319_392, 13_151_424, 24_196_288, 44_072_128, 60_842_688, 81_443_008),
             "parameters, without decoder",
             _COUNTED,
@@ -614,11 +614,11 @@ _RESNET = Paper(
         parameters_resnet50=(25_557_032, "parameters", _TORCHVISION + ", 1000 classes"),
         parameters_resnet101=(44_549_160, "parameters", _TORCHVISION + ", 1000 classes"),
         parameters_resnet152=(60_192_808, "parameters", _TORCHVISION + ", 1000 classes"),
-        parameters_resnet18_trunk=(11_176_512, "parameters", _TORCHVISION + ", without `fc`"),
-        parameters_resnet34_trunk=(21_284_672, "parameters", _TORCHVISION + ", without `fc`"),
-        parameters_resnet50_trunk=(23_508_032, "parameters", _TORCHVISION + ", without `fc`"),
-        parameters_resnet101_trunk=(42_500_160, "parameters", _TORCHVISION + ", without `fc`"),
-        parameters_resnet152_trunk=(58_143_808, "parameters", _TORCHVISION + ", without `fc`"),
+        parameters_resnet18_backbone=(11_176_512, "parameters", _TORCHVISION + ", without `fc`"),
+        parameters_resnet34_backbone=(21_284_672, "parameters", _TORCHVISION + ", without `fc`"),
+        parameters_resnet50_backbone=(23_508_032, "parameters", _TORCHVISION + ", without `fc`"),
+        parameters_resnet101_backbone=(42_500_160, "parameters", _TORCHVISION + ", without `fc`"),
+        parameters_resnet152_backbone=(58_143_808, "parameters", _TORCHVISION + ", without `fc`"),
         channels_basic=((64, 128, 256, 512), "channels of the four stages, ResNet-18 and -34", _TORCHVISION),
         channels_bottleneck=((256, 512, 1024, 2048), "channels of the four stages, ResNet-50 and deeper", _TORCHVISION),
         strides=((4, 8, 16, 32), "output strides of the four stages, not dilated", _TORCHVISION),

@@ -10,7 +10,7 @@ set by the rate alone) and Section 4 (the CRF, here in ``dense_crf.py``).
 * Logits are resized bilinearly to the images and trained at full size. The paper trains on scores at 1/8 against labels
   subsampled by 8, and enlarges only to predict; ``score`` returns those scores.
 * Pools 1 to 3 are 2x2 and round up; the released network's are 3x3 with a padding of 1. The sides of the maps agree.
-* The trunk starts at He's initialisation. The paper starts from ImageNet weights: `segtutor.weights.load_pretrained`
+* The backbone starts at He's initialisation. The paper starts from ImageNet weights: `segtutor.weights.load_pretrained`
   copies fc6 and fc7 too, decimated where the kernel or the channels are fewer than VGG-16's 7x7 and 4096.
 * fc6 pads by half its reach, ``rate * (kernel - 1) / 2``, so that the map keeps its size. A 4x4 kernel manages that at
   an even rate, without a tap at its centre; an odd one would shift the map by half a position and is refused.
@@ -68,7 +68,7 @@ class DeepLabV1(nn.Module):
         super().__init__()
         check_num_classes(num_classes)
         self.in_channels = in_channels
-        self.trunk = VGG16(in_channels=in_channels, widths=widths, output_stride=8)
+        self.backbone = VGG16(in_channels=in_channels, widths=widths, output_stride=8)
         self.fc6 = atrous_conv(widths[4], hidden, kernel, rate)
         self.fc7 = nn.Conv2d(hidden, hidden, 1)
         self.fc8 = nn.Conv2d(hidden, num_classes, 1)
@@ -79,7 +79,7 @@ class DeepLabV1(nn.Module):
     def score(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to scores (B, num_classes, H/8, W/8), before they are enlarged."""
         check_images(images, self.in_channels)
-        pool5 = self.trunk(images)[-1]  # (B, 512, H/8, W/8)
+        pool5 = self.backbone(images)[-1]  # (B, 512, H/8, W/8)
         fc6 = self.dropout(F.relu(self.fc6(pool5)))  # (B, 1024, H/8, W/8)
         fc7 = self.dropout(F.relu(self.fc7(fc6)))
         return self.fc8(fc7)  # (B, C, H/8, W/8)

@@ -10,9 +10,9 @@ ResNet-101 network).
 * The paper's first networks grow ASPP on VGG-16, four times fc6-fc7-fc8 ("ASPP-L", 37.9 million parameters). They are
   left out; this is the ResNet-101 network, whose branches go from 2048 channels to scores in one step.
 * The dense CRF of the paper comes after the network and is not a part of it.
-* The trunk is torchvision's: the stride of a stage sits on its first 3x3 and the pool rounds down. The released Caffe
-  trunk strides on the first 1x1 and rounds up; parameters are the same.
-* The trunk dilates every 3x3 of conv4_x by 2 and of conv5_x by 4, as the released network does.
+* The backbone is torchvision's: the stride of a stage sits on its first 3x3 and the pool rounds down. The released
+  one in Caffe strides on the first 1x1 and rounds up; parameters are the same.
+* The backbone dilates every 3x3 of conv4_x by 2 and of conv5_x by 4, as the released network does.
 * ``multi_scale`` takes the maximum at the output only. The released code also puts a loss on each scale of its own.
 * Scores are enlarged to the image's size and compared with all labels. The paper shrinks the labels by 8 in training.
 
@@ -35,13 +35,13 @@ class DeepLabV2(nn.Module):
     Args:
         num_classes: classes to score.
         in_channels: channels of the images.
-        trunk: a preset of `segtutor.models.resnet`: "resnet101", "resnet50", ..., "tiny".
+        backbone: a preset of `segtutor.models.resnet`: "resnet101", "resnet50", ..., "tiny".
         rates: dilation of each branch.
         multi_scale: score the image at half and three quarters of its size too, and take the maximum at each position.
-        first_block: dilation where a stage's stride was, "new" or "previous" (see the ResNet's ledger).
+        first_dilation: dilation where a stage's stride was, "new" or "previous" (see the ResNet's ledger).
 
     Raises:
-        ValueError: no classes, no rates, an unknown trunk or first_block.
+        ValueError: no classes, no rates, an unknown backbone or first_dilation.
     """
 
     def __init__(
@@ -49,28 +49,30 @@ class DeepLabV2(nn.Module):
         num_classes: int,
         *,
         in_channels: int = 3,
-        trunk: str = "resnet101",
+        backbone: str = "resnet101",
         rates: tuple[int, ...] = (6, 12, 18, 24),
         multi_scale: bool = False,
-        first_block: str = "new",
+        first_dilation: str = "new",
     ):
         super().__init__()
         check_num_classes(num_classes)
-        if trunk not in RESNETS:
-            raise ValueError(f'trunk is "{trunk}"; choose one of {", ".join(RESNETS)}.')
+        if backbone not in RESNETS:
+            raise ValueError(f'backbone is "{backbone}"; choose one of {", ".join(RESNETS)}.')
         if not rates:
             raise ValueError("rates is empty; ASPP needs at least one rate, the paper takes (6, 12, 18, 24).")
         self.in_channels = in_channels
         self.smaller = SMALLER if multi_scale else ()
-        self.trunk = ResNet(**RESNETS[trunk], in_channels=in_channels, output_stride=8, first_block=first_block)
+        self.backbone = ResNet(
+            **RESNETS[backbone], in_channels=in_channels, output_stride=8, first_dilation=first_dilation
+        )
         # Straight from 2048 channels to scores, with a bias and without normalisation.
         self.aspp = nn.ModuleList(
-            nn.Conv2d(self.trunk.channels[3], num_classes, 3, padding=rate, dilation=rate) for rate in rates
+            nn.Conv2d(self.backbone.channels[3], num_classes, 3, padding=rate, dilation=rate) for rate in rates
         )
 
     def score(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to scores (B, num_classes, H/8, W/8)."""
-        *_, conv5_x = self.trunk(images)  # (B, 2048, H/8, W/8)
+        *_, conv5_x = self.backbone(images)  # (B, 2048, H/8, W/8)
         return sum(branch(conv5_x) for branch in self.aspp)  # (B, C, H/8, W/8)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -89,5 +91,5 @@ PRESETS = {
     "paper": {},
     "multi_scale": {"multi_scale": True},
     "large_fov": {"rates": (12,)},
-    "tiny": {"trunk": "narrow", "rates": (1, 2, 3, 4)},
+    "tiny": {"backbone": "narrow", "rates": (1, 2, 3, 4)},
 }

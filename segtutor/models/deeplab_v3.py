@@ -11,12 +11,12 @@ evaluating at 8).
   pixels wide.
 * A single training image is normalised on the 1x1 map of image pooling by running statistics
   (`segtutor.layers.BatchNorm2d`); PyTorch raises there, and so does torchvision's network.
-* The trunk is torchvision's: a stage strides in its first unit, and so the first 3x3 of conv4_x keeps rate 1 at
+* The backbone is torchvision's: a stage strides in its first unit, and so the first 3x3 of conv4_x keeps rate 1 at
   output stride 8. In the authors' code a stage strides in its last unit, and all of the next one dilates.
 * ``multi_grid=None`` leaves conv5_x as torchvision dilates it (2, 4, 4 at output stride 8); ``(1, 1, 1)`` is the
   paper's network without multi-grid (4, 4, 4).
 * ``head="torchvision"`` puts one more 3x3 convolution between ASPP and the classifier, as torchvision does.
-* Features of ASPP have 256 channels, or as many as the trunk where that is narrower. 10 % of them are dropped in
+* Features of ASPP have 256 channels, or as many as the backbone where that is narrower. 10 % of them are dropped in
   training, as in the authors' code; torchvision drops half.
 * ``auxiliary`` is torchvision's second classifier on conv4_x. The paper has none.
 
@@ -85,33 +85,33 @@ def dilate(stage: nn.Sequential, rates: tuple[int, ...]) -> None:
                 layer.dilation = layer.padding = (rate, rate)
 
 
-def atrous_trunk(name: str, in_channels: int, output_stride: int, multi_grid: tuple[int, ...] | None) -> ResNet:
+def atrous_backbone(name: str, in_channels: int, output_stride: int, multi_grid: tuple[int, ...] | None) -> ResNet:
     """A ResNet at output stride 16 or 8, the units of its last stage at the stage's rate times ``multi_grid``.
 
     Raises:
-        ValueError: an unknown trunk, another output stride, or a multi-grid of another length than the stage.
+        ValueError: an unknown backbone, another output stride, or a multi-grid of another length than the stage.
     """
     if name not in RESNETS:
-        raise ValueError(f'trunk is "{name}"; choose one of {", ".join(RESNETS)}.')
+        raise ValueError(f'backbone is "{name}"; choose one of {", ".join(RESNETS)}.')
     if output_stride not in (16, 8):
         raise ValueError(f"output_stride is {output_stride}; the paper's networks keep 16 or 8.")
     # The convolution that lost its stride still reads the stage before, so it keeps that stage's rate ("previous"):
     # only then do weights trained at output stride 16 see the same pixels at 8.
-    trunk = ResNet(**RESNETS[name], in_channels=in_channels, output_stride=output_stride)
+    backbone = ResNet(**RESNETS[name], in_channels=in_channels, output_stride=output_stride)
     if multi_grid is not None:
-        units = len(trunk.conv5_x)
+        units = len(backbone.conv5_x)
         if len(multi_grid) != units:
             raise ValueError(
                 f"multi_grid is {tuple(multi_grid)}; conv5_x of {name} has {units} units, a factor for each."
             )
-        dilate(trunk.conv5_x, [32 // output_stride * factor for factor in multi_grid])
-    return trunk
+        dilate(backbone.conv5_x, [32 // output_stride * factor for factor in multi_grid])
+    return backbone
 
 
-def cascade(trunk: ResNet, output_stride: int, multi_grid: tuple[int, ...] | None) -> nn.Sequential:
+def cascade(backbone: ResNet, output_stride: int, multi_grid: tuple[int, ...] | None) -> nn.Sequential:
     """Blocks 5, 6 and 7: copies of block 4, conv5_x, each at twice the rate of the one before (Figure 3 b)."""
-    block, units = DEPTHS[trunk.depth]
-    blocks, channels = nn.Sequential(), trunk.channels[3]
+    block, units = DEPTHS[backbone.depth]
+    blocks, channels = nn.Sequential(), backbone.channels[3]
     for number in (5, 6, 7):
         rate = 32 // output_stride * 2 ** (number - 4)
         stage = residual_stage(block, channels, channels // block.expansion, units[3], 1, rate, rate)
@@ -143,7 +143,7 @@ class DeepLabV3(nn.Module):
     Args:
         num_classes: classes to score.
         in_channels: channels of the images.
-        trunk: a preset of `segtutor.models.resnet`: "resnet50", "resnet101", ..., "tiny".
+        backbone: a preset of `segtutor.models.resnet`: "resnet50", "resnet101", ..., "tiny".
         output_stride: 16 or 8.
         multi_grid: factors on the rate of conv5_x's units; None leaves them as torchvision has them (see the ledger).
         rates: of ASPP at output stride 16; at 8 they are doubled.
@@ -151,7 +151,7 @@ class DeepLabV3(nn.Module):
         auxiliary: add the training-time head on conv4_x, whose scores ``model(images, auxiliary=True)`` returns too.
 
     Raises:
-        ValueError: no classes, or an unknown trunk, output stride, multi-grid or head.
+        ValueError: no classes, or an unknown backbone, output stride, multi-grid or head.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class DeepLabV3(nn.Module):
         num_classes: int,
         *,
         in_channels: int = 3,
-        trunk: str = "resnet50",
+        backbone: str = "resnet50",
         output_stride: int = 16,
         multi_grid: tuple[int, ...] | None = (1, 2, 4),
         rates: tuple[int, ...] = (6, 12, 18),
@@ -171,10 +171,10 @@ class DeepLabV3(nn.Module):
         if head not in ("aspp", "cascade", "torchvision"):
             raise ValueError(f'head is "{head}"; choose "aspp", "cascade" or "torchvision".')
         self.in_channels = in_channels
-        self.trunk = atrous_trunk(trunk, in_channels, output_stride, multi_grid)
-        *_, conv4, conv5 = self.trunk.channels
+        self.backbone = atrous_backbone(backbone, in_channels, output_stride, multi_grid)
+        *_, conv4, conv5 = self.backbone.channels
         if head == "cascade":
-            context, channels = cascade(self.trunk, output_stride, multi_grid), conv5
+            context, channels = cascade(self.backbone, output_stride, multi_grid), conv5
         else:
             # What loses half its stride must look twice as far to see the same pixels.
             context = ASPP(conv5, min(256, conv5), [16 // output_stride * rate for rate in rates])
@@ -194,7 +194,7 @@ class DeepLabV3(nn.Module):
         """
         check_images(images, self.in_channels)
         check_auxiliary(auxiliary, self.auxiliary)
-        *_, conv4_x, conv5_x = self.trunk(images)  # (B, 1024, H/16, W/16), (B, 2048, H/16, W/16)
+        *_, conv4_x, conv5_x = self.backbone(images)  # (B, 1024, H/16, W/16), (B, 2048, H/16, W/16)
         score = self.head(conv5_x)  # (B, C, H/16, W/16)
         logits = resize(score, images.shape[2:])  # (B, C, H, W)
         if not auxiliary:
@@ -205,9 +205,9 @@ class DeepLabV3(nn.Module):
 _TORCHVISION = {"output_stride": 8, "multi_grid": None, "head": "torchvision"}
 
 PRESETS = {
-    "paper": {"trunk": "resnet101"},
+    "paper": {"backbone": "resnet101"},
     "cascade": {"head": "cascade"},
-    "torchvision_resnet50": {"trunk": "resnet50", **_TORCHVISION},
-    "torchvision_resnet101": {"trunk": "resnet101", **_TORCHVISION},
-    "tiny": {"trunk": "narrow", "output_stride": 8, "multi_grid": (1, 2), "rates": (1, 2, 3)},
+    "torchvision_resnet50": {"backbone": "resnet50", **_TORCHVISION},
+    "torchvision_resnet101": {"backbone": "resnet101", **_TORCHVISION},
+    "tiny": {"backbone": "narrow", "output_stride": 8, "multi_grid": (1, 2), "rates": (1, 2, 3)},
 }

@@ -7,9 +7,9 @@ pointwise and atrous depthwise convolution) and Section 4.1 (why 48 channels, an
 **Departures ledger**
 
 * ``align_corners=False`` wherever a map is enlarged. The authors' code and smp use True.
-* The trunk is a ResNet, one of the paper's two; the modified Xception is left out. It normalises and rectifies after
+* The backbone is a ResNet, one of the paper's two; the modified Xception is left out. It normalises and rectifies after
   each depthwise convolution too, and the authors' code does so in ASPP and decoder; smp and this file do not.
-* Trunk, ASPP and multi-grid are those of `segtutor.models.deeplab_v3`, with its ledger.
+* Backbone, ASPP and multi-grid are those of `segtutor.models.deeplab_v3`, with its ledger.
 * smp puts one more separable 3x3 between ASPP and the upsampling, and only one after the concatenation; its rates are
   12, 24, 36 even at output stride 16. Here as in the paper: none, two, and 6, 12, 18.
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from segtutor.layers import BatchNorm2d, check_images, check_num_classes, conv_norm_relu, resize
-from segtutor.models.deeplab_v3 import ASPP, atrous_trunk
+from segtutor.models.deeplab_v3 import ASPP, atrous_backbone
 
 
 def separable_conv_norm_relu(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequential:
@@ -65,7 +65,7 @@ class DeepLabV3Plus(nn.Module):
     Args:
         num_classes: classes to score.
         in_channels: channels of the images.
-        trunk: a preset of `segtutor.models.resnet`: "resnet50", "resnet101", ..., "tiny".
+        backbone: a preset of `segtutor.models.resnet`: "resnet50", "resnet101", ..., "tiny".
         output_stride: of the encoder, 16 or 8.
         multi_grid: factors on the rate of conv5_x's units; None leaves them as torchvision has them.
         rates: of ASPP at output stride 16; at 8 they are doubled.
@@ -73,7 +73,7 @@ class DeepLabV3Plus(nn.Module):
         low_level_channels: channels to which conv2_x is reduced.
 
     Raises:
-        ValueError: no classes, or an unknown trunk, output stride or multi-grid.
+        ValueError: no classes, or an unknown backbone, output stride or multi-grid.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class DeepLabV3Plus(nn.Module):
         num_classes: int,
         *,
         in_channels: int = 3,
-        trunk: str = "resnet50",
+        backbone: str = "resnet50",
         output_stride: int = 16,
         multi_grid: tuple[int, ...] | None = (1, 2, 4),
         rates: tuple[int, ...] = (6, 12, 18),
@@ -91,8 +91,8 @@ class DeepLabV3Plus(nn.Module):
         super().__init__()
         check_num_classes(num_classes)
         self.in_channels = in_channels
-        self.trunk = atrous_trunk(trunk, in_channels, output_stride, multi_grid)
-        conv2, *_, conv5 = self.trunk.channels
+        self.backbone = atrous_backbone(backbone, in_channels, output_stride, multi_grid)
+        conv2, *_, conv5 = self.backbone.channels
         convolution = separable_conv_norm_relu if separable else conv_norm_relu
         rates = [16 // output_stride * rate for rate in rates]
         self.aspp = ASPP(conv5, min(256, conv5), rates, convolution=convolution)
@@ -103,7 +103,7 @@ class DeepLabV3Plus(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to logits (B, num_classes, H, W)."""
         check_images(images, self.in_channels)
-        conv2_x, *_, conv5_x = self.trunk(images)  # (B, 256, H/4, W/4), (B, 2048, H/16, W/16)
+        conv2_x, *_, conv5_x = self.backbone(images)  # (B, 256, H/4, W/4), (B, 2048, H/16, W/16)
         aspp = self.aspp(conv5_x)  # (B, 256, H/16, W/16)
         score = self.classifier(self.decoder(aspp, conv2_x))  # (B, C, H/4, W/4)
         return resize(score, images.shape[2:])  # (B, C, H, W)
@@ -111,7 +111,7 @@ class DeepLabV3Plus(nn.Module):
 
 PRESETS = {
     "paper": {},
-    "resnet101": {"trunk": "resnet101"},
+    "resnet101": {"backbone": "resnet101"},
     "separable": {"separable": True},
-    "tiny": {"trunk": "narrow", "multi_grid": (1, 2), "rates": (1, 2, 3), "low_level_channels": 24},
+    "tiny": {"backbone": "narrow", "multi_grid": (1, 2), "rates": (1, 2, 3), "low_level_channels": 24},
 }

@@ -7,15 +7,16 @@ convolution) and Section 4.2 with Figure 3 (skips from pool4 and pool3 refine th
 
 **Departures ledger**
 
-* ``geometry="padded"`` (the default) pads every convolution by half its kernel. The paper, and ``geometry="paper"``,
+* ``padding="same"`` (the default) pads every convolution by half its kernel. The paper, and ``padding="paper"``,
   pad conv1_1 by 100 pixels and fc6 by none, and crop at the offsets of the released networks (5, 9 and 19 / 27 / 31).
-  The parameters are the same; padding by 100 makes the trunk's work about (H + 198)(W + 198) / HW times larger.
-* The trunk starts at He's initialisation. The paper starts from ImageNet weights: `segtutor.weights.load_pretrained`.
+  The parameters are the same; padding by 100 makes the backbone's work about (H + 198)(W + 198) / HW times larger.
+* The backbone starts at He's initialisation. The paper starts from ImageNet weights, as
+  `segtutor.weights.load_pretrained` does.
 * ``score_init="he"`` exists for narrow networks trained from scratch; the paper starts the score layers at zero.
 * All upsampling kernels are trained. The paper fixed the last one; the released networks froze them all, and their
   authors report no significant difference.
-* ``at_once=True`` scales pool4 by 0.01 and pool3 by 0.0001, with which the released FCN-8s trains in one run instead
-  of three (16s from 32s, 8s from 16s).
+* ``scaled_skips=True`` scales pool4 by 0.01 and pool3 by 0.0001, with which the released FCN-8s trains in one run
+  instead of three (16s from 32s, 8s from 16s).
 
 **Shapes.** images (B, in_channels, H, W), H and W at least 32, to logits (B, num_classes, H, W).
 """
@@ -69,15 +70,15 @@ class FCN(nn.Module):
     Args:
         num_classes: classes to score.
         in_channels: channels of the images.
-        geometry: "padded" or "paper" (see the ledger).
+        padding: "same" or "paper" (see the ledger).
         widths: channels of the five VGG stages.
         hidden: channels of fc6 and fc7.
         dropout: share of fc6's and fc7's activations dropped in training.
         score_init: "zeros" (paper) or "he".
-        at_once: scale the skips for training in one run; FCN-32s has no skips to scale.
+        scaled_skips: scale the skips for training in one run; FCN-32s has no skips to scale.
 
     Raises:
-        ValueError: no classes, or an unknown geometry or score_init.
+        ValueError: no classes, or an unknown padding or score_init.
     """
 
     def __init__(
@@ -85,22 +86,22 @@ class FCN(nn.Module):
         num_classes: int,
         *,
         in_channels: int = 3,
-        geometry: str = "padded",
+        padding: str = "same",
         widths: tuple[int, ...] = (64, 128, 256, 512, 512),
         hidden: int = 4096,
         dropout: float = 0.5,
         score_init: str = "zeros",
-        at_once: bool = False,
+        scaled_skips: bool = False,
     ):
         super().__init__()
         check_num_classes(num_classes)
-        if geometry not in ("padded", "paper"):
-            raise ValueError(f'geometry is "{geometry}"; choose "padded" or "paper".')
+        if padding not in ("same", "paper"):
+            raise ValueError(f'padding is "{padding}"; choose "same" or "paper".')
         if score_init not in ("zeros", "he"):
             raise ValueError(f'score_init is "{score_init}"; choose "zeros" or "he".')
-        self.in_channels, self.paper = in_channels, geometry == "paper"
-        self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if at_once else (1.0, 1.0)
-        self.trunk = VGG16(in_channels=in_channels, widths=widths)
+        self.in_channels, self.paper = in_channels, padding == "paper"
+        self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if scaled_skips else (1.0, 1.0)
+        self.backbone = VGG16(in_channels=in_channels, widths=widths)
         self.fc6 = nn.Conv2d(widths[4], hidden, 7, padding=0 if self.paper else 3)
         self.fc7 = nn.Conv2d(hidden, hidden, 1)
         he_init(self.fc6)
@@ -110,7 +111,7 @@ class FCN(nn.Module):
         self.add_upsampling(num_classes, score_init)
 
     def upscore(self, num_classes: int, stride: int) -> nn.ConvTranspose2d:
-        """The paper pads nothing and crops later; "padded" trims the half stride that sticks out on each side."""
+        """The paper pads nothing and crops later; "same" trims the half stride that sticks out on each side."""
         return upscore_layer(num_classes, stride, padding=0 if self.paper else stride // 2)
 
     def classify(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +119,7 @@ class FCN(nn.Module):
         check_images(images, self.in_channels)
         if self.paper:
             images = F.pad(images, [99] * 4)  # (B, 3, H+198, W+198); conv1_1 itself pads the hundredth pixel
-        _, _, pool3, pool4, pool5 = self.trunk(images)
+        _, _, pool3, pool4, pool5 = self.backbone(images)
         fc6 = self.dropout(F.relu(self.fc6(pool5)))  # (B, 4096, H/32, W/32), on "paper" 6 less than pool5
         fc7 = self.dropout(F.relu(self.fc7(fc6)))
         return pool3, pool4, fc7
@@ -142,7 +143,7 @@ class FCN16s(FCN):
 
     def add_upsampling(self, num_classes: int, score_init: str) -> None:
         self.upscore2 = self.upscore(num_classes, 2)
-        self.score_pool4 = score_layer(self.trunk.widths[3], num_classes, score_init)
+        self.score_pool4 = score_layer(self.backbone.widths[3], num_classes, score_init)
         self.upscore16 = self.upscore(num_classes, 16)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -159,9 +160,9 @@ class FCN8s(FCN):
 
     def add_upsampling(self, num_classes: int, score_init: str) -> None:
         self.upscore2 = self.upscore(num_classes, 2)
-        self.score_pool4 = score_layer(self.trunk.widths[3], num_classes, score_init)
+        self.score_pool4 = score_layer(self.backbone.widths[3], num_classes, score_init)
         self.upscore_pool4 = self.upscore(num_classes, 2)
-        self.score_pool3 = score_layer(self.trunk.widths[2], num_classes, score_init)
+        self.score_pool3 = score_layer(self.backbone.widths[2], num_classes, score_init)
         self.upscore8 = self.upscore(num_classes, 8)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -176,7 +177,7 @@ class FCN8s(FCN):
 
 
 PRESETS = {
-    "paper": {"geometry": "paper"},
-    "at_once": {"geometry": "paper", "at_once": True},
+    "paper": {"padding": "paper"},
+    "all_at_once": {"padding": "paper", "scaled_skips": True},
     "tiny": {"widths": (16, 24, 32, 48, 48), "hidden": 96, "dropout": 0.1, "score_init": "he"},
 }

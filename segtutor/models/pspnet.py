@@ -8,9 +8,9 @@ r"""PSPNet: every position gets summaries of the whole image beside its own feat
 
 * ``align_corners=False`` wherever a map is enlarged. The authors' code uses True, for which its inputs are 8k + 1
   pixels wide: only then do the corners of map and image coincide. Here any side from 32 on works.
-* The trunk has torchvision's stem, one 7x7 convolution. The authors' code has three 3x3 ones (64, 64, 128 channels):
+* The backbone has torchvision's stem, one 7x7 convolution. The authors' code has three 3x3 ones (64, 64, 128 channels):
   123,776 parameters more.
-* ``first_block="new"`` dilates every 3x3 of conv4_x by 2 and of conv5_x by 4, as the authors' code does;
+* ``first_dilation="new"`` dilates every 3x3 of conv4_x by 2 and of conv5_x by 4, as the authors' code does;
   ``"previous"`` is what torchvision and timm do with the convolution that lost its stride (see the ResNet's ledger).
 * A single training image is normalised on the 1x1 map by running statistics (`segtutor.layers.BatchNorm2d`); PyTorch
   raises there, and so does the authors' code.
@@ -77,14 +77,14 @@ class PSPNet(nn.Module):
         in_channels: channels of the images.
         depth: of the ResNet: 18, 34, 50, 101 or 152.
         auxiliary: add the training-time head on conv4_x, whose scores ``model(images, auxiliary=True)`` returns too.
-        first_block: dilation where a stage's stride was, "new" or "previous" (see the ledger).
+        first_dilation: dilation where a stage's stride was, "new" or "previous" (see the ledger).
         widths: base widths of conv2_x .. conv5_x. The summaries together are as wide as conv5_x, and the fusing
             convolution is a quarter of that.
         bins: sides of the pyramid's grids; () for no pyramid.
         dropout: share of the channels dropped before each classifier in training.
 
     Raises:
-        ValueError: no classes, or an unknown depth or first_block.
+        ValueError: no classes, or an unknown depth or first_dilation.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PSPNet(nn.Module):
         in_channels: int = 3,
         depth: int = 50,
         auxiliary: bool = False,
-        first_block: str = "new",
+        first_dilation: str = "new",
         widths: tuple[int, ...] = (64, 128, 256, 512),
         bins: tuple[int, ...] = (1, 2, 3, 6),
         dropout: float = 0.1,
@@ -102,8 +102,10 @@ class PSPNet(nn.Module):
         super().__init__()
         check_num_classes(num_classes)
         self.in_channels = in_channels
-        self.trunk = ResNet(depth, in_channels=in_channels, widths=widths, output_stride=8, first_block=first_block)
-        *_, conv4, conv5 = self.trunk.channels
+        self.backbone = ResNet(
+            depth, in_channels=in_channels, widths=widths, output_stride=8, first_dilation=first_dilation
+        )
+        *_, conv4, conv5 = self.backbone.channels
         self.pyramid = PyramidPooling(conv5, conv5 // max(1, len(bins)), bins)
         self.head = scoring_head(self.pyramid.out_channels, conv5 // 4, num_classes, dropout)
         self.auxiliary = scoring_head(conv4, conv4 // 4, num_classes, dropout) if auxiliary else None
@@ -120,7 +122,7 @@ class PSPNet(nn.Module):
         """
         check_images(images, self.in_channels)
         check_auxiliary(auxiliary, self.auxiliary)
-        *_, conv4_x, conv5_x = self.trunk(images)  # (B, 1024, H/8, W/8), (B, 2048, H/8, W/8)
+        *_, conv4_x, conv5_x = self.backbone(images)  # (B, 1024, H/8, W/8), (B, 2048, H/8, W/8)
         score = self.head(self.pyramid(conv5_x))  # (B, C, H/8, W/8)
         logits = resize(score, images.shape[2:])  # (B, C, H, W)
         if not auxiliary:

@@ -1,17 +1,17 @@
-r"""ResNet-18 to ResNet-152, the classification trunk of PSPNet, the later DeepLabs and most production networks.
+r"""ResNet-18 to ResNet-152, the classification backbone of PSPNet, the later DeepLabs and most production networks.
 
 **Paper.** He, Zhang, Ren and Sun, *Deep Residual Learning for Image Recognition*, CVPR 2016, arXiv 1512.03385. Read
 Section 3.2 (a block learns what to add to its input), Figure 5 (the two kinds of block) and Table 1 (the five depths).
 
 **Departures ledger**
 
-* The average pool and the classifier are left out: the trunk returns feature maps.
+* The average pool and the classifier are left out: the backbone returns feature maps.
 * The stride of a bottleneck sits on its 3x3 convolution, as in torchvision ("ResNet v1.5"); the paper puts it on the
   first 1x1, which never looks at three of every four positions. Parameters are the same.
 * ``output_stride`` 16 or 8 replaces the last strides by dilation (Yu et al. 2017, arXiv 1705.09914, and DeepLab). The
   convolution that loses its stride still reads the map of the stage before, so torchvision and timm leave it that
-  stage's dilation (``first_block="previous"``, the default); PSPNet's released code gives it the new one
-  (``first_block="new"``). Parameters are the same, the function is not.
+  stage's dilation (``first_dilation="previous"``, the default); PSPNet's released code gives it the new one
+  (``first_dilation="new"``). Parameters are the same, the function is not.
 
 **Shapes.** images (B, in_channels, H, W) to [conv2_x, conv3_x, conv4_x, conv5_x], at 1/4, 1/8, 1/16 and 1/32 of the
 input's sides, rounded up (no smaller than 1/output_stride).
@@ -85,7 +85,7 @@ def residual_stage(
     return nn.Sequential(first, *rest)
 
 
-def stage_plan(output_stride: int, first_block: str) -> list[tuple[int, int, int]]:
+def stage_plan(output_stride: int, first_dilation: str) -> list[tuple[int, int, int]]:
     """(stride, dilation of the convolution that strides, dilation after it) of conv2_x .. conv5_x."""
     plan, reached, dilation = [(1, 1, 1)], 4, 1
     for _ in range(3):
@@ -93,7 +93,7 @@ def stage_plan(output_stride: int, first_block: str) -> list[tuple[int, int, int
         stride = 2 if reached < output_stride else 1
         # A stride that is left out halves the reach of every later kernel; doubling the dilation restores it.
         reached, dilation = reached * stride, dilation * 2 // stride
-        plan.append((stride, previous if first_block == "previous" else dilation, dilation))
+        plan.append((stride, previous if first_dilation == "previous" else dilation, dilation))
     return plan
 
 
@@ -121,13 +121,13 @@ class ResNet(nn.Module):
         in_channels: channels of the images.
         widths: base widths of conv2_x .. conv5_x; a bottleneck's output has four times as many channels.
         output_stride: 32 as in the paper; 16 or 8 dilate instead of striding.
-        first_block: dilation where a stage's stride was, "previous" or "new" (see the ledger).
+        first_dilation: dilation where a stage's stride was, "previous" or "new" (see the ledger).
 
     Attributes:
         channels: channels of the four maps that the network returns.
 
     Raises:
-        ValueError: an unknown depth, output stride or first_block.
+        ValueError: an unknown depth, output stride or first_dilation.
     """
 
     def __init__(
@@ -137,15 +137,15 @@ class ResNet(nn.Module):
         in_channels: int = 3,
         widths: tuple[int, ...] = (64, 128, 256, 512),
         output_stride: int = 32,
-        first_block: str = "previous",
+        first_dilation: str = "previous",
     ):
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"depth is {depth}; ResNet comes in {', '.join(map(str, DEPTHS))}.")
         if output_stride not in (32, 16, 8):
             raise ValueError(f"output_stride is {output_stride}; ResNet can keep 32, 16 or 8.")
-        if first_block not in ("previous", "new"):
-            raise ValueError(f'first_block is "{first_block}"; choose "previous" or "new".')
+        if first_dilation not in ("previous", "new"):
+            raise ValueError(f'first_dilation is "{first_dilation}"; choose "previous" or "new".')
         self.depth = depth
         block, blocks = DEPTHS[depth]
         self.channels = tuple(width * block.expansion for width in widths)
@@ -153,7 +153,7 @@ class ResNet(nn.Module):
         self.bn1 = BatchNorm2d(widths[0])
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         inputs = (widths[0], *self.channels)
-        plan = stage_plan(output_stride, first_block)
+        plan = stage_plan(output_stride, first_dilation)
         self.conv2_x = residual_stage(block, inputs[0], widths[0], blocks[0], *plan[0])
         self.conv3_x = residual_stage(block, inputs[1], widths[1], blocks[1], *plan[1])
         self.conv4_x = residual_stage(block, inputs[2], widths[2], blocks[2], *plan[2])

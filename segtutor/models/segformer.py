@@ -13,12 +13,12 @@ merging, efficient self-attention, Mix-FFN), Section 3.2 with Figure 3 (why so l
   True`` does it as Section 3.2 says.
 * Normalisations of blocks and stages have eps 1e-6, those of patches and of reduced keys 1e-5, as in the authors'
   code; transformers has 1e-5 everywhere.
-* In the trunk convolutions start from He's normal, linear layers from a truncated normal of deviation 0.02; the decoder
-  starts from PyTorch's own. The authors count what leaves a convolution, He and this file what enters it.
+* In the backbone convolutions start from He's normal, linear layers from a truncated normal of deviation 0.02; the
+  decoder starts from PyTorch's own. The authors count what leaves a convolution, He and this file what enters it.
 * Dropout before the classifier takes whole channels; transformers drops single values.
 * Where a map is no multiple of a stage's reduction, its last rows and columns are no keys, here as there.
 
-**Shapes.** images (B, in_channels, H, W), H and W at least 32, to logits (B, num_classes, H, W). A trunk alone gives
+**Shapes.** images (B, in_channels, H, W), H and W at least 32, to logits (B, num_classes, H, W). A backbone alone gives
 four maps at strides 4, 8, 16 and 32. Inside a stage a map is (B, h, w, C): each position is a token, and a convolution
 reads the same memory as (B, C, h, w).
 """
@@ -137,7 +137,7 @@ class Stage(nn.Module):
 
 
 class MixTransformer(nn.Module):
-    """MiT, the trunk: ``MixTransformer(**TRUNKS["b0"])`` to ``"b5"``.
+    """MiT, the backbone: ``MixTransformer(**MIT_PRESETS["b0"])`` to ``"b5"``.
 
     Args:
         in_channels: channels of the images.
@@ -245,7 +245,7 @@ class SegFormer(nn.Module):
         depths: blocks of each stage.
         heads: attention heads of each stage.
         proj_dim: E, channels of the decoder.
-        drop_path: rate of stochastic depth of the trunk's last block.
+        drop_path: rate of stochastic depth of the backbone's last block.
         dropout: share of the channels dropped before the classifier in training.
 
     Raises:
@@ -266,19 +266,19 @@ class SegFormer(nn.Module):
     ):
         super().__init__()
         check_num_classes(num_classes)
-        trunk = {"channels": channels, "depths": depths, "heads": heads, "drop_path": drop_path}
-        self.trunk = MixTransformer(in_channels=in_channels, **trunk)
+        backbone = {"channels": channels, "depths": depths, "heads": heads, "drop_path": drop_path}
+        self.backbone = MixTransformer(in_channels=in_channels, **backbone)
         self.decoder = MLPDecoder(channels, proj_dim, dropout)
         self.classifier = nn.Conv2d(proj_dim, num_classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to logits (B, num_classes, H, W)."""
-        embedding = self.decoder(self.trunk(images))  # (B, E, H/4, W/4)
+        embedding = self.decoder(self.backbone(images))  # (B, E, H/4, W/4)
         return resize(self.classifier(embedding), images.shape[2:])  # (B, C, H, W)
 
 
 _WIDE = {"channels": (64, 128, 320, 512)}
-TRUNKS = {
+MIT_PRESETS = {
     "b0": {},
     "b1": _WIDE,
     "b2": {**_WIDE, "depths": (3, 4, 6, 3)},
@@ -288,4 +288,4 @@ TRUNKS = {
     "tiny": {"channels": (16, 32, 64, 96), "heads": (1, 2, 4, 6), "drop_path": 0.0},
 }
 _PROJ_DIMS = {"b0": 256, "b1": 256, "b2": 768, "b3": 768, "b4": 768, "b5": 768, "tiny": 64}
-PRESETS = {name: {**trunk, "proj_dim": _PROJ_DIMS[name]} for name, trunk in TRUNKS.items()}
+PRESETS = {name: {**backbone, "proj_dim": _PROJ_DIMS[name]} for name, backbone in MIT_PRESETS.items()}

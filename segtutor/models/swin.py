@@ -215,7 +215,7 @@ class Stage(nn.Module):
 
 
 class SwinTransformer(nn.Module):
-    """Four stages at 1/4, 1/8, 1/16 and 1/32, as a convolutional trunk has them.
+    """Four stages at 1/4, 1/8, 1/16 and 1/32, as a convolutional backbone has them.
 
     Args:
         in_channels: channels of the images.

@@ -80,15 +80,15 @@ class SwinUPerNet(nn.Module):
     Args:
         num_classes: classes to score.
         in_channels: channels of the images.
-        trunk: a preset of `segtutor.models.swin`: "swin_t", "swin_s", "swin_b" or "tiny".
+        backbone: a preset of `segtutor.models.swin`: "swin_t", "swin_s", "swin_b" or "tiny".
         width: channels of the decoder.
         auxiliary: add the training-time head on stage 3, whose scores ``model(images, auxiliary=True)`` returns too.
-        drop_path: of the trunk, in training; its preset's own is for classification.
+        drop_path: of the backbone, in training; its preset's own is for classification.
         dropout: share of the channels dropped before each classifier in training.
-        always_shift: of the trunk (see its ledger).
+        always_shift: of the backbone (see its ledger).
 
     Raises:
-        ValueError: no classes, or an unknown trunk.
+        ValueError: no classes, or an unknown backbone.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class SwinUPerNet(nn.Module):
         num_classes: int,
         *,
         in_channels: int = 3,
-        trunk: str = "swin_t",
+        backbone: str = "swin_t",
         width: int = 512,
         auxiliary: bool = False,
         drop_path: float = 0.3,
@@ -105,15 +105,15 @@ class SwinUPerNet(nn.Module):
     ):
         super().__init__()
         check_num_classes(num_classes)
-        if trunk not in swin.PRESETS:
-            raise ValueError(f'trunk is "{trunk}"; choose one of {", ".join(swin.PRESETS)}.')
+        if backbone not in swin.PRESETS:
+            raise ValueError(f'backbone is "{backbone}"; choose one of {", ".join(swin.PRESETS)}.')
         self.in_channels = in_channels
-        options = {**swin.PRESETS[trunk], "drop_path": drop_path, "always_shift": always_shift}
+        options = {**swin.PRESETS[backbone], "drop_path": drop_path, "always_shift": always_shift}
         # Each map is the sum of its stage's residuals, on a scale of its own: normalised, the four can be joined.
-        self.trunk = swin.SwinTransformer(in_channels=in_channels, norms=True, **options)
-        self.decoder = UPerNetDecoder(self.trunk.channels, width)
+        self.backbone = swin.SwinTransformer(in_channels=in_channels, norms=True, **options)
+        self.decoder = UPerNetDecoder(self.backbone.channels, width)
         self.classifier = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, num_classes, 1))
-        *_, stage3, _ = self.trunk.channels
+        *_, stage3, _ = self.backbone.channels
         self.auxiliary = scoring_head(stage3, width // 2, num_classes, dropout) if auxiliary else None
 
     def forward(self, images: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ class SwinUPerNet(nn.Module):
         """
         check_images(images, self.in_channels)
         check_auxiliary(auxiliary, self.auxiliary)
-        maps = self.trunk(images)  # (B, 96, H/4, W/4) .. (B, 768, H/32, W/32)
+        maps = self.backbone(images)  # (B, 96, H/4, W/4) .. (B, 768, H/32, W/32)
         score = self.classifier(self.decoder(maps))  # (B, C, H/4, W/4)
         logits = resize(score, images.shape[2:])  # (B, C, H, W)
         if not auxiliary:
@@ -138,7 +138,7 @@ class SwinUPerNet(nn.Module):
 
 PRESETS = {
     "swin_t": {},
-    "swin_s": {"trunk": "swin_s"},
-    "swin_b": {"trunk": "swin_b"},
-    "tiny": {"trunk": "tiny", "width": 48, "drop_path": 0.0},
+    "swin_s": {"backbone": "swin_s"},
+    "swin_b": {"backbone": "swin_b"},
+    "tiny": {"backbone": "tiny", "width": 48, "drop_path": 0.0},
 }

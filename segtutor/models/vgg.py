@@ -1,4 +1,4 @@
-r"""VGG-16, the classification trunk of FCN, SegNet and the first two DeepLabs.
+r"""VGG-16, the classification backbone of FCN, SegNet and the first two DeepLabs.
 
 **Paper.** Simonyan and Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, ICLR 2015,
 arXiv 1409.1556. Read Section 2.1 (why only 3x3 kernels: two of them see 5x5 pixels, three see 7x7, with fewer weights
@@ -6,7 +6,7 @@ and more non-linearities) and Table 1, column D (this network).
 
 **Departures ledger**
 
-* The three fully connected layers are left to whoever uses the trunk: a segmentation network replaces them.
+* The three fully connected layers are left to whoever uses the backbone: a segmentation network replaces them.
 * Weights start at He's initialisation (arXiv 1502.01852). The paper trained shallow networks first and grew them.
 * Pools round up, as in Caffe, in which the paper's weights were trained; torchvision rounds down. The two agree
   wherever both sides are divisible by 32.

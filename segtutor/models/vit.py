@@ -62,7 +62,7 @@ class SelfAttention(nn.Module):
         mixed = attention(*self.split(x))  # (B, heads, N, D/heads)
         return self.project(mixed.transpose(1, 2).flatten(2))  # (B, N, D)
 
-    def in_the_open(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same by the explicit softmax: (B, N, D), and who looked at whom, (B, heads, N, N)."""
         mixed, weights = softmax_attention(*self.split(x))  # (B, heads, N, D/heads), (B, heads, N, N)
         return self.project(mixed.transpose(1, 2).flatten(2)), weights
@@ -164,7 +164,7 @@ class ViT(nn.Module):
         tokens, _ = self.embed(images)  # (B, N, D)
         maps = []
         for block in self.blocks:
-            maps.append(block.attention.in_the_open(block.norm1(tokens))[1])  # (B, heads, N, N)
+            maps.append(block.attention.forward_with_weights(block.norm1(tokens))[1])  # (B, heads, N, N)
             tokens = block(tokens)
         return maps
 

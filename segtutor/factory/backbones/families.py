@@ -10,7 +10,7 @@ from segtutor.factory.backbones.registry import Features, register_backbone
 from segtutor.factory.backbones.timm import ResNetV2Backbone, TimmBackbone, timm_options
 from segtutor.factory.backbones.vovnet import STAGES, VoVNet
 from segtutor.factory.config import ConfigError
-from segtutor.models.segformer import TRUNKS, MixTransformer
+from segtutor.models.segformer import MIT_PRESETS, MixTransformer
 from segtutor.weights import WeightsError, load_pretrained
 
 
@@ -176,14 +176,14 @@ def segformer(
     pretrained: bool | str = False,
     output_stride: Literal[32] = 32,
 ) -> PlainBackbone:
-    """SegFormer's trunk (Xie et al. 2021), the one of chapter 12; NVIDIA's weights are for non-commercial use.
+    """SegFormer's backbone (Xie et al. 2021), the one of chapter 12; NVIDIA's weights are for non-commercial use.
 
     It is not dilated: every position sees the whole map already, and at half the stride attention costs 16 times as
     much.
     """
-    network = MixTransformer(in_channels=in_channels, **TRUNKS[variant[4:]])
+    network = MixTransformer(in_channels=in_channels, **MIT_PRESETS[variant[4:]])
     if pretrained:
-        published = MixTransformer(**TRUNKS[variant[4:]])
+        published = MixTransformer(**MIT_PRESETS[variant[4:]])
         where = {"name": f"nvidia/{variant}"} if pretrained is True else {"path": pretrained}
         try:
             load_pretrained(published, **where)

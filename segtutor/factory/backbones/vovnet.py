@@ -61,7 +61,7 @@ class OneShotAggregation(nn.Module):
 
 
 class VoVNet(nn.Module):
-    """The trunk: ``VoVNet(**dataclasses.asdict(STAGES[39]))``.
+    """The backbone: ``VoVNet(**dataclasses.asdict(STAGES[39]))``.
 
     Args:
         in_channels: channels of the images.

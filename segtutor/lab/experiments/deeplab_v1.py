@@ -23,7 +23,7 @@ def dense_at_32():
     from segtutor.models.vgg import VGG16
 
     model = DeepLabV1(21, rate=1)
-    model.trunk = VGG16()
+    model.backbone = VGG16()
     return model
 
 
@@ -90,8 +90,8 @@ def without_strides():
 
     model = DeepLabV1(21)
     for stage in range(1, 6):
-        setattr(model.trunk, f"pool{stage}", nn.MaxPool2d(3, 1, 1))
-        for layer in getattr(model.trunk, f"stage{stage}"):
+        setattr(model.backbone, f"pool{stage}", nn.MaxPool2d(3, 1, 1))
+        for layer in getattr(model.backbone, f"stage{stage}"):
             if isinstance(layer, nn.Conv2d):
                 layer.dilation = layer.padding = (2 ** (stage - 1),) * 2
     model.fc6.dilation = model.fc6.padding = (8 * 12,) * 2

@@ -30,7 +30,7 @@ running_table.table_row("deeplab_v3", _tiny)
 
 SIZE, STEPS, SCENES, BORDERS = (96, 128), 300, 600, (8, 16)
 THINGS = ("car", "pedestrian", "bicyclist")
-# Trunk to heads; but for image pooling, all heads behind one trunk have equal parameters: three 3x3 and a 1x1.
+# Backbone to heads; but for image pooling, all heads behind one backbone have equal parameters: three 3x3 and a 1x1.
 HEADS = {
     "resnet": {
         "one_rate": {"rates": (4, 4, 4), "image_pooling": False},
@@ -46,16 +46,16 @@ HEADS = {
 }
 
 
-def with_head(trunk, options):
-    """The tiny DeepLab v3 with another ASPP, on its whole trunk or on the stem, whose 11 pixels lie at stride 4."""
+def with_head(backbone, options):
+    """The tiny DeepLab v3 with another ASPP, on its whole backbone or on the stem, whose 11 pixels lie at stride 4."""
     from segtutor.models.deeplab_v3 import ASPP
 
     model = _tiny(11)
-    channels, width = model.trunk.channels[3], model.head.context.out_channels
-    if trunk == "stem":
-        channels = model.trunk.conv1.out_channels
+    channels, width = model.backbone.channels[3], model.head.context.out_channels
+    if backbone == "stem":
+        channels = model.backbone.conv1.out_channels
         for stage in ("conv2_x", "conv3_x", "conv4_x", "conv5_x"):
-            setattr(model.trunk, stage, torch.nn.Identity())
+            setattr(model.backbone, stage, torch.nn.Identity())
     model.head.context = ASPP(channels, width, **options)
     return model
 
@@ -115,11 +115,11 @@ def object_sizes(seed, quick, log):
 
     train, test = scenes(16 if quick else SCENES, 800 + seed), scenes(8 if quick else 100, 7)
     classes, values = [SyntheticScenes.spec.classes.index(name) for name in THINGS], {}
-    for trunk, heads in HEADS.items():
+    for backbone, heads in HEADS.items():
         for head, options in heads.items():
-            name = f"{trunk}/{head}"
+            name = f"{backbone}/{head}"
             torch.manual_seed(seed)
-            model = with_head(trunk, options)
+            model = with_head(backbone, options)
             log(f"{name}: {fit(model, train, steps=5 if quick else STEPS, lr=2e-3, seed=seed, precision='fp32')}")
             values |= {f"{name}/{size}": share for size, share in found_by_size(model, test, classes).items()}
             values[f"{name}/miou"] = evaluate(model, test).miou
@@ -197,7 +197,7 @@ def v2_and_v3(seed, quick, log):
         values |= {
             f"{name}/branches": len(rates),
             f"{name}/largest_rate": max(rates),
-            f"{name}/depth": nets[name].trunk.depth,
+            f"{name}/depth": nets[name].backbone.depth,
             f"{name}/norms": sum(isinstance(m, nn.BatchNorm2d) for m in layers),
             f"{name}/pooled": int(getattr(aspp, "image_pooling", None) is not None),
         }

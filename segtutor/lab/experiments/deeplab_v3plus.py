@@ -47,7 +47,7 @@ def trimap(model, test):
     claim="DL-5",
     unit={"miou": "mIoU", **{f"band{width}": f"mIoU within {width} pixels of a border" for width in WIDTHS}},
     config={**running_table.CONFIG, "widths": list(WIDTHS)},
-    conditions=f"{running_table.TRAINED}; DeepLab v3 and v3+ with the same trunk and ASPP, both at output stride 16",
+    conditions=f"{running_table.TRAINED}; DeepLab v3 and v3+ with the same backbone and ASPP, both at output stride 16",
 )
 def borders(seed, quick, log):
     """Scores in bands of several widths around the borders, without the decoder and with it."""
@@ -89,10 +89,10 @@ def separable_cost(seed, quick, log):
 
     with torch.device("meta"):
         dense, separable = (DeepLabV3Plus(21, separable=chosen) for chosen in (False, True))
-        trunk = ResNet(50, output_stride=16)
+        backbone = ResNet(50, output_stride=16)
     parameters = [probe.count_parameters(model) for model in (separable, dense)]
     flops = [probe.count_flops(model, (513, 513)) for model in (separable, dense)]
-    rest = probe.count_flops(trunk, (513, 513))
+    rest = probe.count_flops(backbone, (513, 513))
     torch.manual_seed(seed)
     images = torch.rand(8, 3, *running_table.CROP).contiguous(memory_format=torch.channels_last)
     target = torch.zeros(8, *running_table.CROP, dtype=torch.long)

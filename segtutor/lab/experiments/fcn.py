@@ -106,7 +106,7 @@ def skips_in_the_paper(seed, quick, log):
     from segtutor import models
 
     with torch.device("meta"):
-        nets = {name: getattr(models, name)(21, geometry="paper") for name in ("FCN32s", "FCN16s", "FCN8s")}
+        nets = {name: getattr(models, name)(21, padding="paper") for name in ("FCN32s", "FCN16s", "FCN8s")}
     return {n.lower(): sum(k.startswith("score_pool") for k, _ in net.named_children()) for n, net in nets.items()}
 
 

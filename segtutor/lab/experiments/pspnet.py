@@ -31,11 +31,11 @@ SIZE, DISTANCE, SCENES, STEPS, LONG = (96, 128), 72, 250, 300, 600
 
 
 def short(num_classes, bins, widths=(16, 32, 32, 32)):
-    """PSPNet whose trunk ends with conv3_x: stride 8 already, and without a pyramid a field of 123 pixels."""
+    """PSPNet whose backbone ends with conv3_x: stride 8 already, and without a pyramid a field of 123 pixels."""
     from segtutor.models import PSPNet
 
     model = PSPNet(num_classes, depth=18, widths=widths, bins=bins)
-    model.trunk.conv4_x = model.trunk.conv5_x = nn.Identity()
+    model.backbone.conv4_x = model.backbone.conv5_x = nn.Identity()
     return model
 
 
@@ -64,7 +64,7 @@ def reach(model, side):
     "pixel up or down that an output pixel can see",
 )
 def context(seed, quick, log):
-    """Accuracy on discs whose class is decided by a light that stands out of the trunk's sight."""
+    """Accuracy on discs whose class is decided by a light that stands out of the backbone's sight."""
     from segtutor import models
     from segtutor.models import segnet
     from segtutor.training import evaluate, fit
@@ -224,8 +224,8 @@ def torchvision_pspnet(num_classes):
     class Reference(nn.Module):
         def __init__(self):
             super().__init__()
-            trunk = resnet50(replace_stride_with_dilation=[False, True, True])
-            self.trunk = nn.Sequential(*list(trunk.children())[:-2])
+            backbone = resnet50(replace_stride_with_dilation=[False, True, True])
+            self.backbone = nn.Sequential(*list(backbone.children())[:-2])
             self.bins = (1, 2, 3, 6)
             self.levels = nn.ModuleList(Conv2dNormActivation(2048, 512, 1) for _ in self.bins)
             self.fuse = Conv2dNormActivation(4096, 512, 3)
@@ -235,7 +235,7 @@ def torchvision_pspnet(num_classes):
             def grown(x, size):
                 return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
-            x = self.trunk(images)
+            x = self.backbone(images)
             pooled = [level(F.adaptive_avg_pool2d(x, n)) for n, level in zip(self.bins, self.levels, strict=True)]
             x = torch.cat([x, *(grown(summary, x.shape[2:]) for summary in pooled)], dim=1)
             return grown(self.score(self.fuse(x)), images.shape[2:])
@@ -246,7 +246,7 @@ def torchvision_pspnet(num_classes):
 def _without_dropout(num_classes):
     from segtutor.models import PSPNet
 
-    return PSPNet(num_classes, dropout=0.0, first_block="previous")
+    return PSPNet(num_classes, dropout=0.0, first_dilation="previous")
 
 
 speed_row("pspnet", _without_dropout, torchvision_pspnet, "PSPNet-50, no dropout, torchvision's dilation")

@@ -62,7 +62,7 @@ def transformers_upernet(num_classes):
     return Reference()
 
 
-def trunks(side):
+def backbones(side):
     """Our Swin-T and torchvision's with the same weights; both make four maps and return the last."""
     from torch import nn
 
@@ -107,7 +107,7 @@ def frozen(model):
 CLASSES = 19
 speed_rows(
     "swin",
-    trunks,
+    backbones,
     "torchvision",
     "Swin-T",
     "no stochastic depth, four maps",

@@ -37,7 +37,7 @@ def explicit():
 
 
 def swin(preset):
-    """A Swin trunk, four maps."""
+    """A Swin backbone, four maps."""
     from segtutor.models import SwinTransformer
     from segtutor.models.swin import PRESETS
 
