@@ -252,7 +252,7 @@ CHANGES = [
     ({}, ["model.in_channels=1"], "model.in_channels: 1, but .* have 3 channels; leave the key out"),
     ({}, ["data.sise=[64,64]"], "data.sise: unknown key; did you mean 'size'"),
     ({}, ["data=senes"], "data.type: 'senes' is unknown; did you mean 'scenes'"),
-    ({}, ["data.size=64"], "data.size: 64 is a int, expected"),
+    ({}, ["data.size=64"], "data.size: 64 is an int, expected"),
     ({}, ["data.size=[64]"], "data.size: 1 numbers, expected two"),
     ({}, ["data.crop=[64,64,64]"], "data.crop: 3 numbers, expected two"),
     ({}, ["data.scale=[0.5,2]"], "data.scale: .*set crop too"),
@@ -270,7 +270,7 @@ CHANGES = [
     ({"schedule": [1]}, [], r"schedule: expected keys and values, found \[1\]"),
     ({}, ["shedule.steps=5"], "shedule.steps: unknown key; did you mean 'schedule'"),
     ({}, ["schedule.steps"], "schedule.steps: an override has the form key=value"),
-    ({}, ["schedule.steps=[1"], "schedule.steps is no YAML"),
+    ({}, ["schedule.steps=[1"], "schedule.steps is not valid YAML"),
     ({}, ["schedule.steps.more=1"], "schedule.steps.more: steps is 6, which has no keys"),
 ]
 

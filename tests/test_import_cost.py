@@ -17,11 +17,18 @@ def loaded(statement):
 
 def test_import_segtutor_loads_nothing_heavy():
     modules = loaded("import segtutor")
-    assert not modules & (HEAVY | {"torch", "numpy"})
+    assert not modules & (HEAVY | {"torch", "numpy", "pydantic"})
 
 
 def test_command_line_starts_without_torch():
-    assert not loaded("import segtutor.cli") & (HEAVY | {"torch", "numpy"})
+    assert not loaded("import segtutor.cli") & (HEAVY | {"torch", "numpy", "pydantic"})
+
+
+def test_pydantic_waits_for_the_first_configuration():
+    parts = "models, layers, data, factory, runs"
+    assert "pydantic" not in loaded(f"from segtutor import {parts}")
+    first = "from segtutor.factory.config import ModelConfig, parse; parse(ModelConfig, {'backbone': {}, 'head': {}, "
+    assert "pydantic" in loaded(first + "'num_classes': 2}, '')")
 
 
 @pytest.mark.parametrize(

@@ -1,40 +1,41 @@
-"""From a YAML file, a dictionary or a dataclass to checked settings.
+"""From a YAML file, a dictionary or a dataclass to checked settings: the one room for configuration.
 
 Every error is a `ConfigError` that starts with the path of the offending key, ``backbone.depth``, and names the nearest
 valid choices, because the reader of such an error has a YAML file open, not a debugger.
 
-What a section may hold is written down once, where it is used: the keyword-only arguments of a backbone or a head, with
-their annotations and defaults, are the keys of its section.
+What a section may hold is written down once, where it is used: the arguments of a backbone, a head, a dataset or a
+loss, with their annotations and defaults, are the keys of its section. Pydantic checks values against the annotations;
+it is imported with the first section that is checked.
 """
 
+from __future__ import annotations
+
 import dataclasses
-import difflib
 import inspect
-import math
+import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Interval
+
+from segtutor.factory.messages import explain, shown, suggest
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be built: the message names the key and what it may be."""
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """The range of a number, both ends allowed, as the second part of an ``Annotated`` type."""
-
-    least: float
-    most: float
-
-
-Count = Annotated[int, Bounds(1, 8192)]  # channels, rates, classes
-Probability = Annotated[float, Bounds(0, 0.99)]  # of activations that dropout takes away
+Count = Annotated[int, Interval(ge=1, le=8192)]  # channels, rates, classes
+Probability = Annotated[float, Interval(ge=0, le=0.99)]  # that dropout takes an activation away
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,26 @@ class ModelConfig:
     num_classes: Count
     in_channels: Count = 3
     auxiliary: bool = False
-    seed: Annotated[int, Bounds(0, 2**63 - 1)] | None = None
+    seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] | None = None
     device: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as a dictionary of plain values, which `create_model` accepts."""
-        return _plain(dataclasses.asdict(self))
+        return plain(self)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Settings as a YAML file holds them: dataclasses and mappings as dictionaries, tuples as lists, paths as text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+# ----------------------------------------------------------------------------------------------------------- YAML files
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -80,7 +89,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML file, without executing anything that is in it.
 
     Raises:
-        ConfigError: no such file, no YAML, or no keys and values in it.
+        ConfigError: no such file, not YAML, or no keys and values in it.
     """
     path = Path(path)
     try:
@@ -90,34 +99,53 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         raise ConfigError(f"config: {path} could not be read ({error}); of the shipped ones, {known}") from None
     config = parse_yaml(text, f"config: {path}")
     if not isinstance(config, Mapping):
-        raise ConfigError(f"config: {path} holds no keys and values, such as num_classes: 19.")
+        raise ConfigError(f"config: {path} has no keys and values in it, such as num_classes: 19.")
     return dict(config)
+
+
+# 1e-3 and 1.5e6 are the numbers that everyone means; YAML 1.1 would read them as text.
+_FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text, without executing anything that is in it.
 
     Args:
-        text: of a file, or one value such as "1e-3", which plain YAML 1.1 would leave a string.
+        text: of a file, or one value such as "1e-3".
         where: what the message of an error begins with.
 
     Raises:
-        ConfigError: no YAML.
+        ConfigError: not valid YAML.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Reads 1e-3 and 1.5e6 as the numbers that everyone means."""
+        """Reads 1e-3 as a number."""
 
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
-    )
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
     try:
         return yaml.load(text, Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise ConfigError(f"{where} is not valid YAML: it is nested too deeply.") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2025-13-45
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where} is no YAML{line}: {getattr(error, 'problem', None) or error}.") from None
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{where} is not valid YAML{line}: {reason}.") from None
+
+
+def dump_yaml(value: Any) -> str:
+    """Plain values as YAML text, which `parse_yaml` reads back as what they were."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Quotes a text that `parse_yaml` would read as a number, and repeats a value in place of naming it."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_config(source: Any) -> dict[str, Any]:
@@ -127,7 +155,7 @@ def read_config(source: Any) -> dict[str, Any]:
         ConfigError: the source is none of these.
     """
     if dataclasses.is_dataclass(source) and not isinstance(source, type):
-        return _plain(dataclasses.asdict(source))
+        return plain(source)
     if isinstance(source, Mapping):
         return dict(source)
     if isinstance(source, Path) or (isinstance(source, str) and source.endswith((".yaml", ".yml"))):
@@ -139,114 +167,7 @@ def read_config(source: Any) -> dict[str, Any]:
     )
 
 
-def suggest(name: Any, valid: Iterable[Any]) -> str:
-    """Ask whether one of the three valid choices that are nearest to ``name`` was meant."""
-    valid = list(valid)
-    if isinstance(name, Real) and all(isinstance(choice, Real) for choice in valid):
-        close = sorted(valid, key=lambda choice: abs(choice - name))[:3] if math.isfinite(name) else valid[:3]
-    else:
-        close = difflib.get_close_matches(str(name), [str(choice) for choice in valid], n=3, cutoff=0)
-        close = [next(choice for choice in valid if str(choice) == text) for text in close]
-    shown = [repr(choice) for choice in close]
-    if not shown:
-        return "nothing is possible here."
-    return f"did you mean {' or '.join(filter(None, [', '.join(shown[:-1]), shown[-1]]))}?"
-
-
-def parse(build: Callable, section: Any, path: str, *, known: Iterable[str] = ()) -> dict[str, Any]:
-    """Check a section against the keyword-only arguments of what it configures.
-
-    Args:
-        build: a class, function or dataclass; annotations and defaults of its keyword-only arguments (of a dataclass:
-            its fields) are the rules.
-        section: the mapping to read.
-        path: where the mapping sits in the configuration, for messages ("backbone").
-        known: keys that are somebody else's to check, and are left out.
-
-    Returns:
-        The settings, defaults filled in, lists as tuples.
-
-    Raises:
-        ConfigError: an unknown or missing key, or a value of the wrong type or out of range.
-    """
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"{path or 'config'}: expected keys and values, found {section!r}.")
-    hints = typing.get_type_hints(build.__init__ if isinstance(build, type) else build, include_extras=True)
-    rules = {
-        argument.name: argument
-        for argument in inspect.signature(build).parameters.values()
-        if argument.kind is argument.KEYWORD_ONLY or dataclasses.is_dataclass(build)
-    }
-    prefix, known = f"{path}." if path else "", set(known)
-    for key in section:
-        if not isinstance(key, str) or key not in rules.keys() | known:
-            shown = key if isinstance(key, str) and key.isprintable() else repr(key)
-            raise ConfigError(f"{prefix}{shown}: unknown key; {suggest(key, [*known, *rules])}")
-    settings = {}
-    for key, rule in rules.items():
-        if key in section:
-            settings[key] = _check(section[key], hints.get(key, Any), prefix + key)
-        elif rule.default is inspect.Parameter.empty:
-            raise ConfigError(f"{prefix}{key}: missing; add it.")
-        else:
-            settings[key] = rule.default
-    return settings
-
-
-def _check(value: Any, hint: Any, path: str) -> Any:
-    """Return the value if the annotation allows it; True is no integer here, and 3 is a float."""
-    if hint is Any:
-        return value
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return _bounded(_check(value, parts[0], path), parts[1], path)
-    if origin is Literal:
-        if any(type(value) is type(choice) and value == choice for choice in parts):
-            return value
-        raise ConfigError(f"{path}: {value!r} is not possible; {suggest(value, parts)}")
-    if origin in (typing.Union, types.UnionType):
-        return _one_of(value, parts, path)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{path}: {value!r} is a {type(value).__name__}, expected a list.")
-        return tuple(_check(entry, parts[0], f"{path}[{i}]") for i, entry in enumerate(value))
-    if hint is float and type(value) is int:
-        value = float(value) if abs(value) < 2**53 else math.inf
-    kind = origin or hint
-    if type(value) is kind or (kind not in (bool, int, float, str, types.NoneType) and isinstance(value, kind)):
-        return value
-    raise ConfigError(f"{path}: {value!r} is a {type(value).__name__}, expected {_name(hint)}.")
-
-
-def _one_of(value: Any, kinds: tuple, path: str) -> Any:
-    """The first kind whose outer type fits decides, so that its message is the one that helps."""
-    for kind in kinds:
-        plain = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
-        origin = typing.get_origin(plain)
-        fits = {tuple: (list, tuple), Literal: tuple({type(choice) for choice in typing.get_args(plain)})}
-        outer = fits.get(origin, (origin or plain,))
-        if type(value) in outer or (float in outer and type(value) is int):
-            return _check(value, kind, path)
-    raise ConfigError(
-        f"{path}: {value!r} is a {type(value).__name__}, expected {' or '.join(_name(kind) for kind in kinds)}."
-    )
-
-
-def _bounded(value: Any, bounds: Bounds, path: str) -> Any:
-    if bounds.least <= value <= bounds.most:
-        return value
-    size = "large, it must be at most" if value > bounds.most else "small, it must be at least"
-    raise ConfigError(f"{path}: {value!r} is too {size} {bounds.most if value > bounds.most else bounds.least}.")
-
-
-def _name(kind: Any) -> str:
-    if typing.get_origin(kind) is Annotated:
-        kind = typing.get_args(kind)[0]
-    if typing.get_origin(kind) is Literal:
-        return " or ".join(repr(choice) for choice in typing.get_args(kind))
-    if typing.get_origin(kind) is tuple:
-        return "a list"
-    return "none" if kind is types.NoneType else getattr(typing.get_origin(kind) or kind, "__name__", str(kind))
+# ------------------------------------------------------------------------------------------------------------- sections
 
 
 def section_of(config: Any, name: str) -> Any:
@@ -255,7 +176,7 @@ def section_of(config: Any, name: str) -> Any:
     A section given as a bare name, ``head: fcn``, stands for ``head: {type: fcn}``.
     """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        config = _plain(dataclasses.asdict(config))
+        config = plain(config)
     if isinstance(config, Mapping) and name in config:
         config = config[name]
     elif isinstance(config, Mapping) and "type" not in config:
@@ -273,5 +194,118 @@ def type_of(section: Any, path: str, valid: Iterable[str]) -> str:
     if isinstance(section, Mapping) and "type" not in section:
         raise ConfigError(f"{path}.type: missing; {suggest('', valid)}")
     if not isinstance(name, str) or name not in valid:
-        raise ConfigError(f"{path}.type: {name!r} is unknown; {suggest(name, valid)}")
+        raise ConfigError(f"{path}.type: {shown(name)} is unknown; {suggest(name, valid)}")
     return name
+
+
+def parse(
+    build: Callable[..., Any], section: Any, path: str, *, known: Iterable[str] = (), skip: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Check a section against the arguments of what it configures.
+
+    Args:
+        build: a class, function or dataclass; see `section_model` for which of its arguments are keys.
+        section: the mapping to read.
+        path: where the mapping sits in the configuration, for messages ("backbone").
+        known: keys that are somebody else's to check, and are left out.
+        skip: arguments that are not keys.
+
+    Returns:
+        The settings, defaults filled in; lists as tuples, and sections that a dataclass describes as that dataclass.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of the wrong type or out of range.
+    """
+    from pydantic import ValidationError
+
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{path or 'config'}: expected keys and values, found {shown(section)}.")
+    model, known = section_model(build, tuple(skip)), tuple(known)
+    own = {key: value for key, value in section.items() if key not in known}
+    try:
+        checked = model.model_validate(own)
+    except ValidationError as error:
+        raise ConfigError(explain(error.errors(include_url=False), model, own, path, known)) from None
+    return {key: getattr(checked, key) for key in model.model_fields}
+
+
+@cache
+def section_model(build: Callable[..., Any], skip: tuple[str, ...] = ()) -> type[BaseModel]:
+    """The pydantic model of the section that configures a class, function or dataclass.
+
+    Its fields are the arguments that are keyword-only or have a default. Left out are names with a leading underscore
+    and arguments of a type that no YAML file holds, such as a function or a tensor.
+    """
+    from pydantic import ConfigDict, create_model
+
+    hints = typing.get_type_hints(build.__init__ if isinstance(build, type) else build, include_extras=True)
+    fields: dict[str, Any] = {}
+    for name, argument in inspect.signature(build).parameters.items():
+        required = argument.default is argument.empty
+        keyed = argument.kind is argument.KEYWORD_ONLY or (
+            argument.kind is argument.POSITIONAL_OR_KEYWORD and (not required or dataclasses.is_dataclass(build))
+        )
+        hint = _readable(hints.get(name, Any))
+        if keyed and hint is not None and name not in skip and not name.startswith("_"):
+            fields[name] = (hint, ... if required else argument.default)
+    rules = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    return create_model(getattr(build, "__name__", "Section"), __config__=rules, **fields)
+
+
+def _readable(hint: Any) -> Any:
+    """The part of an annotation that a YAML file can hold, as pydantic is to read it; None where there is no such part.
+
+    Sequences become tuples, which also read lists; paths become text; a dataclass becomes a section of its own.
+    """
+    from pydantic import AfterValidator, BeforeValidator
+
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (Any, bool, int, float, str, dict):
+        return hint
+    if hint in (os.PathLike, Path) or origin is os.PathLike:
+        return Annotated[str, BeforeValidator(_path_as_text)]
+    if dataclasses.is_dataclass(hint):
+        as_section = BeforeValidator(lambda value: plain(value) if isinstance(value, hint) else value)
+        return Annotated[section_model(hint), as_section, AfterValidator(partial(_made, hint))]
+    if origin is Annotated:
+        inner = _readable(parts[0])
+        return None if inner is None else Annotated[(inner, *parts[1:])]
+    if origin is Literal:
+        return Annotated[hint, BeforeValidator(partial(_choice, parts))]
+    if origin in (typing.Union, types.UnionType):
+        kinds = [kind for part in parts if part is not types.NoneType and (kind := _readable(part)) is not None]
+        return typing.Union[tuple(kinds + [None] * (types.NoneType in parts))] if kinds else None  # noqa: UP007
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        kinds = [_readable(part) for part in parts]
+        return None if None in kinds else dict[tuple(kinds)]
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        kinds = [_readable(part) for part in parts if part is not ...]
+        many = (...,) if ... in parts or origin is not tuple else ()
+        return None if None in kinds else Annotated[tuple[(*kinds, *many)], BeforeValidator(_list_as_tuple)]
+    return None
+
+
+def _choice(choices: tuple[Any, ...], value: Any) -> Any:
+    """Compare the type too: pydantic takes 18.0 for the 18 of a Literal."""
+    if any(type(value) is type(choice) and value == choice for choice in choices):
+        return value
+    raise ValueError
+
+
+def _made(build: type, checked: BaseModel) -> Any:
+    return build(**{key: getattr(checked, key) for key in type(checked).model_fields})
+
+
+def _list_as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _path_as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def path_keys(build: Callable[..., Any]) -> set[str]:
+    """The arguments of a class or function that take the path of a file or folder."""
+    hints = typing.get_type_hints(build.__init__ if isinstance(build, type) else build)
+    paths = (os.PathLike, Path)
+    return {name for name, hint in hints.items() if any(part in paths for part in (hint, *typing.get_args(hint)))}

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
+
 from segtutor.factory.config import (
-    Bounds,
     ConfigError,
     Count,
     ModelConfig,
@@ -30,8 +31,8 @@ from segtutor.runs.sources import open_data, parse_data
 
 LOSSES = ("CrossEntropyLoss", "DiceLoss", "FocalLoss", "LovaszLoss", "BorderWeightedLoss")
 SECTIONS = ("model", "data", "schedule")
-Steps = Annotated[int, Bounds(1, 10_000_000)]
-Rate = Annotated[float, Bounds(0, 100)]
+Steps = Annotated[int, Interval(ge=1, le=10_000_000)]
+Rate = Annotated[float, Interval(ge=0, le=100)]
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,15 @@ class Schedule:
     weight_decay: Rate = 1e-4
     loss: Literal[LOSSES] | dict = "CrossEntropyLoss"  # type: ignore[valid-type]
     schedule: Literal["poly", "constant"] = "poly"
-    warmup: Annotated[int, Bounds(0, 10_000_000)] = 0
-    clip: Annotated[float, Bounds(1e-6, 1e6)] | None = None
+    warmup: Annotated[int, Interval(ge=0, le=10_000_000)] = 0
+    clip: Annotated[float, Interval(ge=1e-6, le=1e6)] | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     auxiliary_weight: Rate = 0.4
     valid_every: Steps | None = None
     save_every: Steps | None = None
     log_every: Steps | None = None
-    num_workers: Annotated[int, Bounds(0, 256)] = 0
-    seed: Annotated[int, Bounds(0, 2**31 - 1)] = 0
+    num_workers: Annotated[int, Interval(ge=0, le=256)] = 0
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
 
     def make_loss(self, ignore_index: int, auxiliary: bool):
         """The loss that the settings name, on one output or on the pair with the auxiliary one."""

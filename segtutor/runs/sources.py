@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
 from torch.utils.data import Dataset
 
 from segtutor import data
-from segtutor.factory.config import Bounds, ConfigError, Count, parse, section_of, type_of
+from segtutor.factory.config import ConfigError, Count, parse, section_of, type_of
 
-Side = Annotated[int, Bounds(32, 8192)]
-Factor = Annotated[float, Bounds(0.1, 10)]
-Fraction = Annotated[float, Bounds(0, 1)]
-Level = Annotated[int, Bounds(0, 255)]
+Side = Annotated[int, Interval(ge=32, le=8192)]
+Factor = Annotated[float, Interval(ge=0.1, le=10)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+Level = Annotated[int, Interval(ge=0, le=255)]
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _folder(
     mean: tuple[Fraction, ...] | None = None,
     std: tuple[Fraction, ...] | None = None,
     size: tuple[Side, ...] | None = None,
-    held_out: Annotated[float, Bounds(0.01, 0.9)] = 0.2,
+    held_out: Annotated[float, Interval(ge=0.01, le=0.9)] = 0.2,
     keep_in_memory: bool = False,
 ) -> Dataset:
     """``path`` holds images/ and masks/, or train/, val/ and test/ with both in each.

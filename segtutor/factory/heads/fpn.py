@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from segtutor.factory.backbones.registry import Features
-from segtutor.factory.config import Bounds, Count, Probability
+from segtutor.factory.config import Count, Probability
 from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.layers import resize
 
@@ -82,7 +83,7 @@ class FPNHead(Head):
         strides: Sequence[int],
         num_classes: int,
         *,
-        proj_dim: Annotated[int, Bounds(2, 8192)] = 128,
+        proj_dim: Annotated[int, Interval(ge=2, le=8192)] = 128,
         pyramid_dim: Count = 256,
         dropout: Probability = 0.1,
     ):
