@@ -3,12 +3,14 @@
 Everything here is small on purpose: a reader of a model file should never have to leave it to understand it.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Resize a map bilinearly, sampling at pixel centres.
 
     Args:

@@ -76,7 +76,7 @@ class ConfusionMatrix:
         target = target.long()
         valid = torch.ones_like(target, dtype=torch.bool) if self.ignore_index is None else target != self.ignore_index
         self.matrix += self._count(prediction[valid], target[valid])
-        if self.boundary_width is not None:
+        if self.boundary_width is not None and self.boundary_matrix is not None:
             band = boundary_band(target, self.boundary_width, self.ignore_index)
             self.boundary_matrix += self._count(prediction[band], target[band])
         return self
@@ -89,7 +89,7 @@ class ConfusionMatrix:
                 f"{self.num_classes} classes with boundary_width={self.boundary_width}; make them alike"
             )
         self.matrix += other.matrix
-        if self.boundary_matrix is not None:
+        if self.boundary_matrix is not None and other.boundary_matrix is not None:
             self.boundary_matrix += other.boundary_matrix
         return self
 

@@ -356,12 +356,12 @@ def extract(archive: str | os.PathLike, folder: str | os.PathLike) -> Path:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
-                entries = [(i.filename, i.is_dir(), _zip_kind(i), i) for i in opened.infolist()]
-                _write(entries, opened.open, folder, archive.name)
+                zipped = [(i.filename, i.is_dir(), _zip_kind(i), i) for i in opened.infolist()]
+                _write(zipped, opened.open, folder, archive.name)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as opened:
-                entries = [(m.name, m.isdir(), _tar_kind(m), m) for m in opened.getmembers()]
-                _write(entries, opened.extractfile, folder, archive.name)
+                packed = [(m.name, m.isdir(), _tar_kind(m), m) for m in opened.getmembers()]
+                _write(packed, opened.extractfile, folder, archive.name)
         else:
             raise DownloadError(f"{archive.name} is neither a zip nor a tar archive: download it again")
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
@@ -381,7 +381,7 @@ def _tar_kind(entry: tarfile.TarInfo) -> str:
     return "a link" if entry.issym() or entry.islnk() else "a device"
 
 
-def _write(entries: list[tuple], read: Callable, folder: Path, archive: str) -> None:
+def _write(entries: Sequence[tuple], read: Callable, folder: Path, archive: str) -> None:
     targets = []
     for name, is_folder, kind, entry in entries:
         if kind:

@@ -111,7 +111,7 @@ def label_mapping(
     shown = default_colors(count)
     if palette is not None:
         items = palette.items() if isinstance(palette, Mapping) else ((c, i) for i, c in enumerate(palette))
-        colors = {tuple(int(part) for part in color): int(label) for color, label in items}
+        colors = {(int(red), int(green), int(blue)): int(label) for (red, green, blue), label in items}
         if not isinstance(palette, Mapping) and len(colors) != count:
             raise ValueError(
                 f"palette has {len(colors)} different colours for {count} classes: give one for each, or a mapping of "
@@ -136,7 +136,8 @@ def default_colors(count: int) -> tuple[tuple[int, int, int], ...]:
         import colorsys
 
         rgb = colorsys.hsv_to_rgb(index * 0.61803 % 1, 0.55 + 0.4 * (index % 2), 0.95 - 0.45 * (index // 2 % 2))
-        colors.append(tuple(round(255 * part) for part in rgb))
+        red, green, blue = (round(255 * part) for part in rgb)
+        colors.append((red, green, blue))
     return tuple(colors)
 
 

@@ -76,14 +76,15 @@ class LabelMapping:
         packed = raw.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
         found, back = np.unique(packed, return_inverse=True)
         colors = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in found]
-        wrong = [color for color in colors if color not in (self.colors or {})]
+        known = self.colors or {}
+        wrong = [color for color in colors if color not in known]
         if wrong:
-            allowed = shorten(sorted(self.colors)) if self.colors else "single numbers per pixel"
+            allowed = shorten(sorted(known)) if known else "single numbers per pixel"
             raise MaskError(
                 f"{where} holds the colours {shorten(wrong)}; allowed are {allowed}: "
                 f"{likely_color_cause(len(colors), self, where)}"
             )
-        labels = np.array([self.colors[color] for color in colors], dtype=np.int64)
+        labels = np.array([known[color] for color in colors], dtype=np.int64)
         return labels[back.reshape(raw.shape[:2])]
 
 

@@ -20,7 +20,7 @@ from .reading import list_files, read_image, read_raw_mask
 from .spec import DatasetSpec
 
 
-def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
     """Resize (C, H, W) to (C, *size), bilinear, smoothed first where it shrinks (corners not aligned)."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
@@ -28,7 +28,7 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     return resized[0].clamp_(0, 1)
 
 
-def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
     """Resize (H, W) to ``size``: every pixel is the source pixel under its centre, whatever the dtype.
 
     The plain ``nearest`` of torch takes the pixel under the corner, half a pixel away from where the bilinear image is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def available(name: str) -> bool:
     return find_root(name) is not None
 
 
-def open_root(name: str, root: str | os.PathLike | None, fetch, *, how: str = "") -> Path:
+def open_root(name: str, root: str | os.PathLike | None, fetch: Callable[[Path], object] | None, *, how: str = "") -> Path:
     """The folder of a dataset: given, found, or downloaded.
 
     Args:

@@ -22,7 +22,8 @@ def voc_color(label: int) -> tuple[int, int, int]:
     for place in range(8):
         for channel in range(3):
             color[channel] |= (label >> (3 * place + channel) & 1) << (7 - place)
-    return tuple(color)
+    red, green, blue = color
+    return red, green, blue
 
 
 SPEC = DatasetSpec(
