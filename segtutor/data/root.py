@@ -119,7 +119,9 @@ def available(name: str) -> bool:
     return find_root(name) is not None
 
 
-def open_root(name: str, root: str | os.PathLike | None, fetch: Callable[[Path], object] | None, *, how: str = "") -> Path:
+def open_root(
+    name: str, root: str | os.PathLike | None, fetch: Callable[[Path], object] | None, *, how: str = ""
+) -> Path:
     """The folder of a dataset: given, found, or downloaded.
 
     Args:

@@ -34,6 +34,8 @@ class BorderWeightedLoss(SegmentationLoss):
         cache_size: how many maps to keep.
     """
 
+    weight: Tensor | None
+
     def __init__(
         self,
         task: str = "multiclass",

@@ -50,7 +50,7 @@ class LabelCheck:
             self.pending.append((answered, extremes, classes))
         return wrong
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[LabelCheck], tuple[()]]:
         return LabelCheck, ()  # a CUDA event can be neither copied nor pickled
 
 

@@ -27,6 +27,8 @@ class CrossEntropyLoss(SegmentationLoss):
         label_smoothing: share of the truth that is spread evenly over all classes (Szegedy et al. 2016, section 7).
     """
 
+    weight: Tensor | None
+
     def __init__(
         self,
         task: str = "multiclass",
@@ -64,6 +66,8 @@ class FocalLoss(SegmentationLoss):
             for background (the paper's 0.25 goes with gamma 2). Multiclass: one number per class.
         gamma: at least 0; the paper's best is 2.
     """
+
+    alpha: Tensor | None
 
     def __init__(
         self,

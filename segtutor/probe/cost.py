@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -127,7 +127,7 @@ class _Alive(TorchDispatchMode):
     known already: they cost nothing, as in memory.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.start()
 
@@ -155,7 +155,7 @@ class _Alive(TorchDispatchMode):
         if alive is self.alive:  # and not what an abandoned attempt left behind
             self.now -= size
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         for tensor in tensors_in(result):
             self.see(tensor)
@@ -176,14 +176,24 @@ class _AnyLoss(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def _fused_attention():
+def _fused_attention() -> Iterator[None]:
     """The meta device takes attention apart into products and a softmax; a CPU or a GPU runs one kernel, and so here.
 
     The difference is the N x M weights, which that kernel never writes down.
     """
     apart = F.scaled_dot_product_attention
 
-    def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, **more):
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        **more: Any,
+    ) -> Tensor:
         # As the CPU chooses: rows that lie together, and a bias that does not learn (its gradient needs the weights).
         fits = query.is_meta and query.dim() == 4 and query.shape[-1] == value.shape[-1] and not dropout_p and not more
         fits = fits and all(tensor.stride(-1) == 1 for tensor in (query, key, value))
@@ -194,7 +204,8 @@ def _fused_attention():
         fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return fused(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
-    F.scaled_dot_product_attention = attend
+    patched: Any = attend
+    F.scaled_dot_product_attention = patched
     try:
         yield
     finally:

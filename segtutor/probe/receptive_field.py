@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -153,7 +154,9 @@ def receptive_field_formula(layers: nn.Module | Iterable[Sequence[int]]) -> int:
     return field
 
 
-def _probed(model: nn.Module, images: Tensor, layer: str | None, at: tuple[int, int] | None):
+def _probed(
+    model: nn.Module, images: Tensor, layer: str | None, at: tuple[int, int] | None
+) -> tuple[Tensor, tuple[int, int]]:
     """(gradient of one output position with respect to `images`, that position)."""
     caught: list[Tensor] = []
     hook = None
@@ -207,7 +210,7 @@ _MAX_POOL = inspect.signature(
 class _AverageInsteadOfMax(TorchFunctionMode):
     """Max-pooling passes gradient to one pixel of a window although it looked at all; averaging passes it to all."""
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
         if name in ("max_pool2d", "_max_pool2d", "max_pool2d_with_indices", "_max_pool2d_with_indices"):
@@ -236,11 +239,12 @@ def _chain(module: nn.Module) -> list[tuple[int, int, int]]:
             raise ValueError(f"{what} {value} is not square: give (kernel, stride, dilation) for one direction")
         return values.pop()
 
-    found = []
+    found: list[tuple[int, int, int]] = []
     for name, layer in module.named_modules():
         if isinstance(layer, (nn.ConvTranspose2d, nn.Upsample)):
             raise ValueError(f"{name} upsamples: the formula is for chains that keep or lower the resolution")
         if isinstance(layer, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
             values = layer.kernel_size, layer.stride, getattr(layer, "dilation", 1)
-            found.append(tuple(single(value, f"{name}'s geometry") for value in values))
+            kernel, stride, dilation = (single(value, f"{name}'s geometry") for value in values)
+            found.append((kernel, stride, dilation))
     return found

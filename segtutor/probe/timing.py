@@ -110,7 +110,8 @@ def compare_speed(first: Callable[[], Any], second: Callable[[], Any], repeats: 
 
 
 def _timing(values: Sequence[float], unit: str) -> Timing:
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    low, median, high = quartiles
     return Timing(median, low, high, len(values), unit)
 
 

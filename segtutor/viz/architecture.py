@@ -98,8 +98,8 @@ def draw_architecture(
     names = [_broken((labels or {}).get(name, name), room / (0.68 * size)) for name in known]
     line = size * 1.3 / 72 / scale
     deepest = max(len(name) for name in names)
-    for place, name, lines in zip(places, names, facts, strict=True):
-        for number, text in enumerate([*[""] * (deepest - len(name)), *name, *lines]):
+    for place, words, lines in zip(places, names, facts, strict=True):
+        for number, text in enumerate([*[""] * (deepest - len(words)), *words, *lines]):
             strong = number < deepest
             axes.text(
                 place[4], -reach - 0.08 - number * line, text, ha="center", va="top", fontsize=size,
@@ -141,7 +141,7 @@ def _box(axes: Axes, place: tuple[float, ...], color: str, skew_x: float, skew_y
     dx, dy, low, high = skew_x * depth, skew_y * depth, -height / 2, height / 2
     low, high = low - dy / 2, high - dy / 2  # centred as a whole, so that all boxes stand on one axis
     rgb = np.array(mcolors.to_rgb(color))
-    edge = {"edgecolor": "#4d565f", "linewidth": 0.7, "joinstyle": "round", "zorder": 2}
+    edge: dict[str, Any] = {"edgecolor": "#4d565f", "linewidth": 0.7, "joinstyle": "round", "zorder": 2}
     right = left + width
     axes.add_patch(Polygon([(left, low), (right, low), (right, high), (left, high)], facecolor=rgb, **edge))
     if depth:

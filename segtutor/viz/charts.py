@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -106,7 +106,8 @@ def plot_history(history: Any, *, score: str = "miou", title: str | None = None)
         raise ValueError("the history has no steps to draw")
     scored = any(run.valid for run in runs.values())
     figure, axes = plt.subplots(1, 2 if scored else 1, figsize=(WIDTH, 2.6), squeeze=False)
-    left, right, ends = axes[0, 0], axes[0, -1], ([], [])
+    left, right = axes[0, 0], axes[0, -1]
+    ends: tuple[list[tuple], list[tuple]] = ([], [])
     for k, (name, run) in enumerate(runs.items()):
         color = SERIES[k % len(SERIES)]
         smooth = _smoothed(run.loss)
@@ -256,7 +257,7 @@ def _smoothed(values: Sequence[float]) -> np.ndarray:
 def _direct_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Names of the curves at their right ends, in their colours, instead of a legend."""
     low, high = axes.get_ylim()
-    height = axes.figure.get_size_inches()[1] * 0.75 * 72
+    height = cast(Figure, axes.figure).get_size_inches()[1] * 0.75 * 72
     places = _spread_labels([y for _, y, _, _ in ends], low, high, (high - low) * 11 / height)
     for (x, _, name, color), y in zip(ends, places, strict=True):
         axes.annotate(

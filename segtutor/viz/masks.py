@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -61,7 +61,7 @@ def show_panels(
     """
     truths = [_labels(t) for t in _rows(truth, 2)]
     images = [_picture(i) for i in _rows(image, 3)]
-    predictions = _rows(prediction, 2)
+    predictions = None if prediction is None else _rows(prediction, 2)
     if predictions is not None:
         if isinstance(prediction, (Tensor, np.ndarray)) and prediction.ndim == 3 and len(truths) == 1:
             predictions = [prediction] if prediction.shape[0] != 1 else [prediction[0]]  # logits of one image
@@ -82,10 +82,10 @@ def show_panels(
     height, width = truths[0].shape
     full = WIDTH * min(1.0, 0.75 * width / height) if columns == 2 else WIDTH  # square pictures would fill a screen
     cell = (full - 0.1 * columns) / columns
-    heads = lines if columns == 2 else 1
-    tall = lines * (cell * height / width + 0.06) + 0.21 * heads + (0.3 if title else 0)
+    titled = lines if columns == 2 else 1
+    tall = lines * (cell * height / width + 0.06) + 0.21 * titled + (0.3 if title else 0)
     figure, axes = plt.subplots(lines, columns, figsize=(full, tall), squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
     flat = axes.ravel()
     wrong_anywhere = False
     for number, (picture, true) in enumerate(zip(images, truths, strict=True)):
@@ -221,7 +221,7 @@ def show_images(
     cell = WIDTH / columns
     tall = lines * (cell * height / width + (0.26 if titles else 0.06)) + (0.35 if title else 0.05)
     figure, axes = plt.subplots(lines, columns, figsize=(WIDTH, tall), squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
     masks = []
     for k, axis in enumerate(axes.ravel()):
         if k >= len(images):
@@ -248,10 +248,8 @@ def show_images(
     return figure
 
 
-def _rows(value: Any, dims: int) -> list[Any] | None:
+def _rows(value: Any, dims: int) -> list[Any]:
     """A single item, a batch or a sequence -> list of items of `dims` dimensions."""
-    if value is None:
-        return None
     if isinstance(value, (Tensor, np.ndarray)):
         return [value] if value.ndim == dims else list(value)
     return list(value)
@@ -333,7 +331,7 @@ def _write_names(axes: Axes, mask: np.ndarray, spec: Any, fontsize: float = 7.5)
 
     height, width = mask.shape
     box = axes.get_position()
-    inches = box.width * axes.figure.get_size_inches()[0]
+    inches = box.width * cast(Figure, axes.figure).get_size_inches()[0]
     per_point = width / (inches * 72)  # mask pixels per typographic point
     for label in np.unique(mask[mask != void_label(spec)]):
         regions, count = ndimage.label(mask == label)

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
 from matplotlib import colors as mcolors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ INK, MUTED, HAIRLINE, CARD = "#22262b", "#5a626b", "#d5d9de", "#ffffff"
 VOID, WRONG = "#e4e6e9", "#d1006c"
 # Lines, bars and arrows, in order: dark enough to be text on white, and as far apart as the palette.
 SERIES = ("#0671eb", "#850c00", "#0e6b51", "#7a2371", "#956f01", "#29272b")
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "figure.facecolor": CARD,
     "figure.edgecolor": CARD,
     "savefig.facecolor": CARD,
@@ -65,7 +66,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.grid": False,
     "axes.axisbelow": True,
-    "axes.prop_cycle": plt.cycler(color=SERIES),
+    "axes.prop_cycle": cycler(color=SERIES),
     "grid.color": HAIRLINE,
     "grid.linewidth": 0.6,
     "text.color": INK,
@@ -192,7 +193,7 @@ def legend_row(figure: Figure, handles: list[Patch]) -> None:
 
 def _legend_columns(handles: list[Patch], width: float) -> int:
     """The most legend columns that fit into `width` inches, filled as matplotlib does, top to bottom."""
-    widths = [29 + 5.3 * len(handle.get_label()) for handle in handles]  # points
+    widths = [29 + 5.3 * len(str(handle.get_label())) for handle in handles]  # points
     for lines in range(1, len(handles)):
         columns = math.ceil(len(handles) / lines)
         if sum(max(part) for part in np.array_split(widths, columns)) <= 72 * width:
