@@ -34,11 +34,7 @@ class Pools(nn.Module):
 
     def forward(self, images):
         x = self.norm(self.convolution(images))
-        return Features(
-            *(F.avg_pool2d(x, stride, ceil_mode=True) for stride in self.strides),
-            channels=self.channels,
-            strides=self.strides,
-        )
+        return Features(*(F.avg_pool2d(x, stride, ceil_mode=True) for stride in self.strides))
 
 
 @pytest.fixture(autouse=True)

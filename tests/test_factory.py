@@ -58,7 +58,18 @@ def test_the_head_returns_logits_and_what_they_are_read_from():
     assert model.head.classifier(output.embedding).equal(output.logits)
     wide = create_head({"type": "fcn", "proj_dim": 32, "dropout": 0}, [8, 8, 8, 16], 2)
     maps = [images(2, c, 4, 4) for c in (8, 8, 8, 16)]
-    assert wide(Features(*maps, channels=(8, 8, 8, 16), strides=(4, 8, 16, 32))).embedding.shape[1] == 32
+    assert wide(Features(*maps)).embedding.shape[1] == 32
+
+
+def test_tools_that_look_into_models_find_tuples_of_tensors():
+    """torchinfo, captum and Lightning's summary walk through tuples, lists and mappings, and stop at anything else."""
+    model, seen = seeded(create_model, "resnet18-fcn", num_classes=2).eval(), {}
+    for name, part in (("backbone", model.backbone), ("head", model.head)):
+        part.register_forward_hook(lambda _, given, output, name=name: seen.update({name: output}))
+    model(images(1, 3, 64, 64))
+    assert isinstance(seen["backbone"], tuple) and seen["backbone"]._fields == ("c1", "c2", "c3", "c4")
+    assert isinstance(seen["head"], tuple) and seen["head"]._fields == ("logits", "embedding")
+    assert all(isinstance(leaf, torch.Tensor) for output in seen.values() for leaf in output)
 
 
 def test_short_names_are_configurations():
@@ -145,7 +156,7 @@ def test_one_class_makes_a_backbone_or_a_head(registries):
 
         def forward(self, x):
             maps = [nn.functional.avg_pool2d(x, stride) for stride in self.strides]
-            return Features(*maps, channels=self.channels, strides=self.strides)
+            return Features(*maps)
 
     @factory.register_head("finest")
     class Finest(nn.Module):

@@ -66,8 +66,7 @@ def check_maps(backbone, height, width, in_channels=3, batch=1):
     device = next(backbone.parameters()).device
     features = backbone(torch.zeros(batch, in_channels, height, width, device=device))
     assert isinstance(features, Features)
-    assert features.channels == backbone.channels and features.strides == backbone.strides
-    for map_, channels, stride in zip(features.maps, features.channels, features.strides, strict=True):
+    for map_, channels, stride in zip(features, backbone.channels, backbone.strides, strict=True):
         assert map_.shape[:2] == (batch, channels)
         for side, got in zip((height, width), map_.shape[2:], strict=True):
             assert got in (side // stride, -(-side // stride))
@@ -538,7 +537,7 @@ def test_a_registered_class_gets_the_common_keys(monkeypatch):
                 tokens = block(tokens)
             x = tokens.transpose(1, 2).reshape(x.shape)
             maps = [nn.functional.adaptive_avg_pool2d(x, x.shape[2] * 4 // stride) for stride in self.strides]
-            return Features(*maps, channels=self.channels, strides=self.strides)
+            return Features(*maps)
 
     assert get_backbone_channels("pairs") == [4] * 4
     backbone = create_backbone({"type": "pairs", "checkpointing": True}).train()

@@ -31,7 +31,7 @@ def features(size, *, batch=1, channels=CHANNELS, strides=STRIDES, rounding=math
     maps = [
         images(batch, c, *side, seed=i, dtype=dtype) for i, (c, side) in enumerate(zip(channels, sides, strict=True))
     ]
-    return Features(*(map_.requires_grad_() for map_ in maps), channels=channels, strides=strides)
+    return Features(*(map_.requires_grad_() for map_ in maps))
 
 
 def build(name, *, strides=STRIDES, **settings):
@@ -151,7 +151,7 @@ def test_runs_in_other_dtypes(name, dtype):
 @every_head
 def test_an_image_is_scored_alike_in_any_batch(name):
     head, given = build(name).double().eval(), features((65, 97), batch=3, dtype=torch.float64)
-    alone = [Features(*(m[i : i + 1] for m in given.maps), channels=CHANNELS, strides=STRIDES) for i in range(3)]
+    alone = [Features(*(m[i : i + 1] for m in given)) for i in range(3)]
     with torch.no_grad():
         torch.testing.assert_close(head(given).logits, torch.cat([head(one).logits for one in alone]))
 
@@ -241,7 +241,7 @@ def test_aspp_is_the_head_of_deeplab_v3plus():
     ours.load_state_dict({key.replace("aspp.", "context."): value for key, value in state.items()})
     x = images(1, 3, 65, 97, dtype=torch.float64)
     with torch.no_grad():
-        logits = ours(Features(*theirs.backbone(x), channels=channels, strides=(4, 8, 16, 16))).logits
+        logits = ours(Features(*theirs.backbone(x))).logits
         assert F.interpolate(logits, (65, 97), mode="bilinear", align_corners=False).equal(theirs(x))
 
 
@@ -261,7 +261,7 @@ def test_psp_is_the_head_of_pspnet():
     ours.load_state_dict(state)
     x = images(1, 3, 65, 97, dtype=torch.float64)
     with torch.no_grad():
-        logits = ours(Features(*theirs.backbone(x), channels=channels, strides=(4, 8, 8, 8))).logits
+        logits = ours(Features(*theirs.backbone(x))).logits
         assert F.interpolate(logits, (65, 97), mode="bilinear", align_corners=False).equal(theirs(x))
 
 
@@ -361,7 +361,7 @@ def test_smp_decoders_are_smps(name):
     theirs.decoder(list(maps))
     expected = ours.fit(seen[0])
     assert expected.std() > 1e-3
-    assert ours(Features(*maps[2:], channels=(64, 128, 256, 512), strides=strides)).embedding.equal(expected)
+    assert ours(Features(*maps[2:])).embedding.equal(expected)
 
 
 @torch.no_grad()
@@ -522,7 +522,7 @@ def test_light_heads_fold_their_normalisation(name):
 @torch.no_grad()
 def test_light_heads_at_stride_8_average_c1(name):
     head, given = build(name, out_stride=8).eval(), features((64, 96))
-    pooled = Features(F.avg_pool2d(given.c1, 2), *given.maps[1:], channels=CHANNELS, strides=STRIDES)
+    pooled = Features(F.avg_pool2d(given.c1, 2), *given[1:])
     assert head(given).logits.shape[2:] == (8, 12)
     torch.testing.assert_close(head(given).logits, head(pooled).logits)
 

@@ -99,7 +99,7 @@ class SegmentationModel(nn.Module):
         if self.auxiliary is None:
             raise ValueError("This model has no auxiliary head: set auxiliary: true, or call model(images).")
         features, output = self.forward_head(images)
-        coarse = self.auxiliary(dataclasses.replace(features, c4=features.c3)).logits  # (B, num_classes, H/16, W/16)
+        coarse = self.auxiliary(features._replace(c4=features.c3)).logits  # (B, num_classes, H/16, W/16)
         logits, auxiliary_logits = (resize(map_, images.shape[2:]) for map_ in (output.logits, coarse))
         return logits, auxiliary_logits  # (B, num_classes, H, W) twice
 

@@ -23,7 +23,7 @@ class PlainBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """images (B, in_channels, H, W) to the four maps."""
-        return Features(*self.network(images), channels=self.channels, strides=self.strides)
+        return Features(*self.network(images))
 
 
 def _resnet_channels(depth: int, **_) -> tuple[int, ...]:

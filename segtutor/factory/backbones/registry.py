@@ -13,7 +13,7 @@ import dataclasses
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,26 +46,23 @@ class Entry:
 BACKBONES: dict[str, Entry] = {}
 
 
-@dataclass(frozen=True)
-class Features:
-    """The four maps of a backbone, from fine to coarse, with what a head must know about them.
+class Features(NamedTuple):
+    """The four maps of a backbone, from fine to coarse; the backbone knows their channels and strides.
+
+    A named tuple, because tools that look into models know what to do with a tuple of tensors.
 
     Attributes:
         c1, c2, c3, c4: maps (B, channels[i], ~H / strides[i], ~W / strides[i]).
-        channels: the four channel counts.
-        strides: the four output strides.
     """
 
     c1: Tensor
     c2: Tensor
     c3: Tensor
     c4: Tensor
-    channels: tuple[int, int, int, int]
-    strides: tuple[int, int, int, int]
 
     @property
     def maps(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The four maps as a tuple."""
+        """The four maps as a plain tuple."""
         return self.c1, self.c2, self.c3, self.c4
 
 

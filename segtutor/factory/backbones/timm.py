@@ -110,7 +110,7 @@ class TimmBackbone(nn.Module):
         if height % self.multiple or width % self.multiple:
             sizes = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
             maps = [map_[:, :, :h, :w] for map_, (h, w) in zip(maps, sizes, strict=True)]
-        return Features(*maps, channels=self.channels, strides=self.strides)
+        return Features(*maps)
 
 
 class ResNetV2Backbone(nn.Module):
@@ -134,7 +134,7 @@ class ResNetV2Backbone(nn.Module):
         for stage, norm in zip(self.network.stages, [*self.norms, self.network.norm], strict=True):
             x = stage(x)
             maps.append(norm(x))
-        return Features(*maps, channels=self.channels, strides=self.strides)
+        return Features(*maps)
 
 
 @cache
@@ -204,5 +204,5 @@ def _maps_fit(backbone: TimmBackbone, size: tuple[int, int], multiple: int) -> b
     return all(
         map_.shape[1] == channels
         and all(0 <= -(-side // stride) - got <= 1 for side, got in zip(size, map_.shape[2:], strict=True))
-        for map_, channels, stride in zip(features.maps, features.channels, features.strides, strict=True)
+        for map_, channels, stride in zip(features.maps, backbone.channels, backbone.strides, strict=True)
     )

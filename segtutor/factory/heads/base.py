@@ -13,8 +13,7 @@ Its keyword-only arguments are the keys of the configuration's section ``head``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -25,9 +24,8 @@ HEADS: dict[str, type[nn.Module]] = {}
 Registered = TypeVar("Registered", bound=nn.Module)
 
 
-@dataclass(frozen=True)
-class HeadOutput:
-    """What a head returns, at its own stride.
+class HeadOutput(NamedTuple):
+    """What a head returns, at its own stride; a named tuple, as `Features` is.
 
     Attributes:
         logits: class scores (B, num_classes, h, w).
