@@ -63,7 +63,7 @@ def test_it_can_be_trained(name):
     assert isinstance(model, SegmentationModel)
     images = torch.empty(2, 3, *recipe.data["crop"], device="meta")
     loss = recipe.schedule.make_loss(255, recipe.model.auxiliary)
-    outputs = (model.forward_with_auxiliary if recipe.model.auxiliary else model)(images)
+    outputs = model(images, auxiliary=recipe.model.auxiliary)
     first = outputs[0] if recipe.model.auxiliary else outputs
     assert first.shape == (2, 11, 256, 256) and isinstance(loss, nn.Module)
 

@@ -52,7 +52,7 @@ def test_dilated_resnet_with_this_head_is_torchvisions_fcn_resnet50():
 
 def test_the_head_returns_logits_and_what_they_are_read_from():
     model = seeded(create_model, "resnet18-fcn", num_classes=7).eval()
-    features, output = model.forward_head(images(2, 3, 64, 96))
+    features, output = model.forward_features(images(2, 3, 64, 96))
     assert isinstance(features, Features) and isinstance(output, HeadOutput)
     assert output.embedding.shape == (2, 128, 2, 3) and output.logits.shape == (2, 7, 2, 3)
     assert model.head.classifier(output.embedding).equal(output.logits)

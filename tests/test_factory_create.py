@@ -8,7 +8,6 @@ from contract import AuxiliaryContract, images, perturb_norms, seeded
 
 from segtutor.data import SyntheticScenes
 from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create_model
-from segtutor.factory import saved as saving
 
 
 def tiny(num_classes=5, **settings):
@@ -33,7 +32,7 @@ def test_a_saved_model_comes_back_from_its_folder_alone(saved):
     again = SegmentationModel.from_pretrained(folder)
     with torch.no_grad():
         assert again(x).equal(model(x)) and not again.training
-        assert again.forward_with_auxiliary(x)[1].equal(model.forward_with_auxiliary(x)[1])
+        assert again(x, auxiliary=True)[1].equal(model(x, auxiliary=True)[1])
     assert again.info == model.info and again.config == model.config
     assert again.info.palette == tuple(SyntheticScenes(length=1).spec.palette) and again.info.input_size == (64, 96)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
@@ -202,21 +201,8 @@ class TestAuxiliaryOutput(AuxiliaryContract):
 
     def test_the_auxiliary_output_reads_conv4_x(self):
         model = seeded(self.build, 3, auxiliary=True)
-        model.forward_with_auxiliary(images(2, 3, 64, 64))[1].square().mean().backward()
+        model(images(2, 3, 64, 64), auxiliary=True)[1].square().mean().backward()
         learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         reached = {".".join(name.split(".")[:3]) for name in learning if not name.startswith("auxiliary.")}
         assert reached == {f"backbone.network.{part}" for part in ("conv1", "bn1", "layer1", "layer2", "layer3")}
         assert model.auxiliary.project[0].out_channels == 64, "a quarter of c3"
-
-    def test_without_an_auxiliary_head_one_sentence_says_what_to_do(self):
-        with pytest.raises(ValueError, match="auxiliary: true"):
-            self.build(3).forward_with_auxiliary(images(1, 3, 32, 32))
-        with pytest.raises(ValueError, match="smallest side"):
-            self.build(3, auxiliary=True).forward_with_auxiliary(images(1, 3, 16, 32))
-
-
-def test_partial_files_do_not_stay(tmp_path):
-    with pytest.raises(KeyboardInterrupt), saving.whole(tmp_path / "x") as part:
-        part.write_text("half")
-        raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())

@@ -47,7 +47,7 @@ class ModelConfig:
         head: ``type`` and the settings of that head.
         num_classes: classes to score.
         in_channels: channels of the images.
-        auxiliary: add a plain head on c3, read by ``forward_with_auxiliary`` alone.
+        auxiliary: add a plain head on c3, whose scores ``model(images, auxiliary=True)`` returns too.
         seed: of the random weights; None takes torch's random numbers as they are.
         device: where the model is put, such as "cuda"; None leaves it where torch builds it.
     """

@@ -15,7 +15,7 @@ from segtutor.factory.heads.base import HeadOutput, build_head
 from segtutor.factory.heads.fcn import FCNHead
 from segtutor.factory.parse import parse_config
 from segtutor.factory.saved import read_model, upload, write_model
-from segtutor.layers import check_images, resize
+from segtutor.layers import check_auxiliary, check_images, resize
 
 
 @dataclass(frozen=True)
@@ -79,29 +79,29 @@ class SegmentationModel(nn.Module):
         # The plain head reads a backbone's last map; shown c3 in its place, it is the auxiliary head of PSPNet's paper.
         self.auxiliary = FCNHead((channels[2],) * 4, strides, config.num_classes) if config.auxiliary else None
 
-    def forward_head(self, images: Tensor) -> tuple[Features, HeadOutput]:
+    def forward_features(self, images: Tensor) -> tuple[Features, HeadOutput]:
         """Everything before the final resize: the four maps, and logits and embedding at the head's stride."""
         check_images(images, self.in_channels)
         features = self.backbone(images)
         return features, self.head(features)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """images (B, C, H, W) to logits (B, num_classes, H, W)."""
-        _, output = self.forward_head(images)
-        return resize(output.logits, images.shape[2:])  # (B, num_classes, H, W)
+    def forward(self, images: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """images (B, C, H, W) to logits (B, num_classes, H, W).
 
-    def forward_with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, C, H, W) to logits and auxiliary logits, (B, num_classes, H, W) each, for training.
+        Args:
+            images: to score.
+            auxiliary: return ``(logits, auxiliary_logits)``, both (B, num_classes, H, W), as training needs them.
 
         Raises:
-            ValueError: the model has no auxiliary head.
+            ValueError: auxiliary logits of a model that was built without an auxiliary head.
         """
-        if self.auxiliary is None:
-            raise ValueError("This model has no auxiliary head: set auxiliary: true, or call model(images).")
-        features, output = self.forward_head(images)
+        check_auxiliary(auxiliary, self.auxiliary)
+        features, output = self.forward_features(images)
+        logits = resize(output.logits, images.shape[2:])  # (B, num_classes, H, W)
+        if not auxiliary:
+            return logits
         coarse = self.auxiliary(features._replace(c4=features.c3)).logits  # (B, num_classes, H/16, W/16)
-        logits, auxiliary_logits = (resize(map_, images.shape[2:]) for map_ in (output.logits, coarse))
-        return logits, auxiliary_logits  # (B, num_classes, H, W) twice
+        return logits, resize(coarse, images.shape[2:])  # (B, num_classes, H, W) twice
 
     def save_pretrained(self, folder: Path | str) -> Path:
         """Write ``model.safetensors`` and ``config.json`` into a folder, each complete or not at all.

@@ -48,7 +48,7 @@ def check_cell(config):
             )
         target = torch.randint(0, config["num_classes"], (1, height, width), generator=generator)
         model.train().zero_grad(set_to_none=True)
-        features, output = model.forward_head(images)
+        features, output = model.forward_features(images)
         loss = F.cross_entropy(resize(output.logits, images.shape[2:]), target)
         # What only an unread map needs, such as its normalisation, has no gradient of the loss, and is no fault.
         (loss + 0 * sum(map_.sum() for map_ in features.maps)).backward()
