@@ -49,7 +49,9 @@ def pairs(folder, value):
     import numpy as np
     from PIL import Image
 
-    for name, array in (("images", np.zeros((8, 8, 3), np.uint8)), ("masks", np.full((8, 8), value, np.uint8))):
+    mask = np.zeros((8, 8), np.uint8)
+    mask[0] = value
+    for name, array in (("images", np.full((8, 8, 3), 99, np.uint8)), ("masks", mask)):
         (folder / name).mkdir()
         Image.fromarray(array).save(folder / name / "one.png")
 
@@ -58,7 +60,7 @@ def pairs(folder, value):
 def test_check_data_exits_1_on_problems(tmp_path, capsys, value, code):
     pairs(tmp_path, value)
     assert cli.main(["check-data", str(tmp_path), "--num-classes", "2"]) == code
-    assert ("7" in capsys.readouterr().out) == bool(code)
+    assert ("values 0, 7" in capsys.readouterr().out) == bool(code)
 
 
 def test_benchmark_passes_its_options_on(monkeypatch, tmp_path):

@@ -205,9 +205,12 @@ def test_a_folder_of_ones_own(tmp_path, folder, monkeypatch):
     runs.train(config, ["schedule.steps=2"], out=tmp_path / "run")
     monkeypatch.chdir("/")
     data = read_recipe(tmp_path / "run" / "config.yaml").data
-    names = [[image.name for image, _ in sources.open_data(data, split).pairs] for split in ("train", "val", "test")]
-    assert names[1] == names[2] == ["4.jpg"] and names[0] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "5.jpg"]
-    assert runs.evaluate(tmp_path / "run")["images"] == 1
+    train, held_out = ([image.name for image, _ in sources.open_data(data, split).pairs] for split in ("train", "val"))
+    assert train and held_out and sorted(train + held_out) == [f"{i}.jpg" for i in range(6)]
+    with pytest.raises(ConfigError, match="has no part 'test': choose train or val"):
+        sources.open_data(data, "test")
+    assert runs.evaluate(tmp_path / "run")["images"] == len(held_out)
+    assert list(json.loads((tmp_path / "run" / "scores.json").read_text())) == ["val"]
     model = SegmentationModel.from_pretrained(tmp_path / "run" / "best")
     assert model.info.classes == ("a", "b", "c") and model.info.input_size == (32, 32)
     written, refused = runs.predict(tmp_path / "run", [folder / "images", folder / "images" / "0.jpg"], tmp_path / "o")
@@ -222,7 +225,7 @@ def test_a_folder_with_its_own_split(tmp_path, folder):
             (tmp_path / "parts" / part / name).symlink_to(folder / name)
     data = sources.parse_data({"type": "folder", "path": str(tmp_path / "parts"), "classes": 3})
     assert len(sources.open_data(data, "train")) == len(sources.open_data(data, "val")) == 6
-    with pytest.raises(ConfigError, match="data.path: .*test holds no images/"):
+    with pytest.raises(ConfigError, match="has no part 'test': choose train or val"):
         sources.open_data(data, "test")
 
 
@@ -255,7 +258,7 @@ CHANGES = [
     ({}, ["data.scale=[2,0.5]", "data.crop=[32,32]"], r"data: scale=\(2.0, 0.5\) is not valid"),
     ({}, ["data.knobs={poles: 2}"], "data: there is no knob 'poles'"),
     ({"data": {"type": "folder"}}, [], "data.path: missing"),
-    ({"data": {"type": "folder", "path": "nowhere", "classes": 2}}, [], "data.path: there is no folder"),
+    ({"data": {"type": "folder", "path": "nowhere", "classes": 2}}, [], "data: there is no folder"),
     ({}, ["schedule.step=5"], "schedule.step: unknown key; did you mean 'steps'"),
     ({}, ["schedule.steps=0"], "schedule.steps: 0 is too small"),
     ({}, ["schedule.lr=fast"], "schedule.lr: 'fast' is a str, expected float"),

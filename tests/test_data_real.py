@@ -209,8 +209,8 @@ def test_names_of_sets():
 def test_missing_data_says_what_to_do(home, make):
     with pytest.raises(DataNotFoundError, match="download=True, or set SEGTUTOR_DATA"):
         make()
-    with pytest.raises(ValueError, match="has no split 'validation': choose one of train, val"):
-        make("validation")
+    with pytest.raises(ValueError, match="has no split 'validate': choose one of train, val"):
+        make("validate")
 
 
 # ------------------------------------------------------------------------------------------------- small files, by set

@@ -44,8 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     check = commands.add_parser("check-data", help="look for what is wrong with images and masks")
-    check.add_argument("path", type=Path, help="a folder with images/ and masks/")
+    check.add_argument("path", type=Path, nargs="?", help="a folder with images/ and masks/, or the data of --config")
+    check.add_argument("--config", metavar="FILE", help="take the settings from the section data of a configuration")
     check.add_argument("--num-classes", type=int, default=None, help="how many classes the masks may hold")
+    check.add_argument("--label-map", metavar="VALUE:LABEL,...", help="what other numbers mean, such as 0:0,255:1")
+    check.add_argument("--palette", metavar="COLOUR,...", help="a colour per class, such as 000000,ff8000 or 000000:0")
+    check.add_argument("--ignore-index", type=int, metavar="LABEL", help="the label of void pixels; default: 255")
+    check.add_argument("--mask-suffix", metavar="TEXT", help="what names of masks have in addition, such as _mask")
+    check.add_argument("--value-range", metavar="LOW,HIGH", help="image values that become 0 and 1; or uint12, unit")
     check.set_defaults(run=_check_data)
 
     models = commands.add_parser("models", help="list backbones and heads: cost, strides, licences, when to use which")
@@ -58,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--resume", type=Path, metavar="RUN", help="continue a run that was cut short")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as model.backbone.depth=18")
     train.add_argument("--out", type=Path, metavar="RUN", help="the folder to make; default: runs/CONFIG")
+    train.add_argument("--no-check", action="store_true", help="do not look for what is wrong with the data first")
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="score the model of a run")
@@ -105,11 +112,9 @@ def _import(path: Path) -> None:
 
 
 def _check_data(options: argparse.Namespace) -> int:
-    from segtutor.data.check import check_path
+    from segtutor.cli.checking import check
 
-    if not options.path.exists():
-        raise ValueError(f"{options.path} does not exist; give the folder that holds the images and the masks.")
-    report = check_path(options.path, num_classes=options.num_classes)
+    report = check(options)
     print(report)
     return 1 if report.problems else 0
 
@@ -118,8 +123,8 @@ def _train(options: argparse.Namespace) -> int:
     from segtutor import runs
 
     if options.resume is None:
-        history = runs.train(options.config, options.overrides, out=options.out)
-    elif options.overrides or options.out is not None:
+        history = runs.train(options.config, options.overrides, out=options.out, check_data=not options.no_check)
+    elif options.overrides or options.out is not None or options.no_check:
         raise ValueError("--resume continues a run with its own configuration and folder: leave the other options out.")
     else:
         history = runs.resume(options.resume)

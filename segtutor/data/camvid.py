@@ -89,7 +89,7 @@ class CamVid(PairDataset):
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:
-        self.split = choose_split("CamVid", split, ("train", "val", "test"))
+        split = self.split = choose_split("CamVid", split, ("train", "val", "test"))
         self.root = open_root("camvid", root, fetch if download else None)
         pairs = matched(self.root / split, self.root / f"{split}annot", f"CamVid {split}")
         super().__init__(pairs, SPEC, label_mapping(), size=size, transform=transform)

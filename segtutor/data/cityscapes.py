@@ -80,7 +80,7 @@ class Cityscapes(PairDataset):
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:
-        self.split = choose_split("Cityscapes", split, ("train", "val"))
+        split = self.split = choose_split("Cityscapes", split, ("train", "val"))
         self.root = open_root("cityscapes", root, None, how=HOW)
         super().__init__(pair_files(self.root, split), SPEC, label_mapping(), size=size, transform=transform)
 

@@ -77,7 +77,7 @@ class DrosophilaVNC(PairDataset):
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:
-        self.split = choose_split("DrosophilaVNC", split, tuple(SLICES))
+        split = self.split = choose_split("DrosophilaVNC", split, tuple(SLICES))
         self.root = open_root("vnc", root, fetch if download else None)
         pairs = [slice_files(self.root, number) for number in SLICES[split]]
         for path in (path for pair in pairs for path in pair if not path.exists()):

@@ -67,7 +67,7 @@ class ISBI2012(PairDataset):
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:
-        self.split = choose_split("ISBI2012", split, tuple(SLICES))
+        split = self.split = choose_split("ISBI2012", split, tuple(SLICES))
         self.root = open_root("isbi2012", root, fetch if download else None)
         # By number: in alphabetical order slice 10 would follow slice 1.
         found = {image.stem: (image, mask) for image, mask in pair_files(self.root)}

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-LOSSY = frozenset(".jpeg .jpg".split())
+from .errors import MaskError
+
 SMOOTHED = "a mask that was resized with interpolation, or a photograph; export it again without smoothing"
-
-
-class MaskError(ValueError):
-    """A mask holds values that are no label."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +34,24 @@ class LabelMapping:
             return tuple(sorted(self.values))
         return tuple(sorted({*range(self.num_classes), self.ignore_index}))
 
+    def greys(self) -> dict[int, int]:
+        """Grey value -> label, of the grey ones among the colours, where no ``values`` say how grey masks are read."""
+        if self.values is not None:
+            return {}
+        return {color[0]: label for color, label in (self.colors or {}).items() if len(set(color)) == 1}
+
+    def is_by_color(self, found: Sequence[int]) -> bool:
+        """Whether a grey mask with these values is one whose greys are colours of ``colors``, such as 255 for class 1.
+
+        It is, where one of its values means another label as a colour than as a number.
+        """
+        return any(label != value for value, label in self.greys().items() if value in set(found))
+
     def decode(self, raw: np.ndarray, where: str) -> np.ndarray:
         """Labels of one mask.
 
         Args:
-            raw: (H, W) values or (H, W, 3) colours, as :func:`read_raw_mask` gives them.
+            raw: (H, W) values or (H, W, 3) colours, as :func:`~segtutor.data.reading.read_raw_mask` gives them.
             where: Name of the file, for the message.
 
         Returns:
@@ -54,23 +63,39 @@ class LabelMapping:
         if raw.ndim == 3:
             return self._decode_colors(raw, where)
         if raw.dtype == np.uint8:  # counting is ten times faster than sorting
-            found, back = np.flatnonzero(np.bincount(raw.ravel(), minlength=256)), None
+            counts = np.bincount(raw.ravel(), minlength=256)
+            found, back = np.flatnonzero(counts), None
+            counts = counts[found]
         else:
-            found, back = np.unique(raw, return_inverse=True)
-        wrong = sorted(set(found.tolist()) - set(self.allowed()))
-        if wrong:
-            raise MaskError(
-                f"{where} holds the values {shorten(found.tolist())}; allowed are {shorten(self.allowed())}: "
-                f"{likely_cause(found.tolist(), self, where)}"
-            )
-        labels = found.astype(np.int64)
-        if self.values is not None:
-            labels = np.array([self.values[value] for value in found.tolist()], dtype=np.int64)
+            found, back, counts = np.unique(raw, return_inverse=True, return_counts=True)
+        meaning = self._meaning(dict(zip(found.tolist(), counts.tolist(), strict=True)), where)
+        labels = np.array([meaning[value] for value in found.tolist()], dtype=np.int64)
         if back is not None:
             return labels[back.reshape(raw.shape)]
         table = np.zeros(256, dtype=np.int64)
         table[found] = labels
         return table[raw]
+
+    def _meaning(self, counts: Mapping[int, int], where: str) -> Mapping[int, int]:
+        """The label of each value in a mask, given how many pixels have it."""
+        found = sorted(counts)
+        if self.is_by_color(found):
+            greys = self.greys()
+            if other := [value for value in found if value not in greys]:
+                raise MaskError(
+                    f"{where} holds the values {shorten(found)}, of which {shorten(sorted(set(found) & set(greys)))} "
+                    f"are colours of palette= and {shorten(other)} are not: use either colours or labels in all masks",
+                    "values",
+                )
+            return greys
+        wrong = sorted(set(found) - set(self.allowed()))
+        if wrong:
+            raise MaskError(
+                f"{where} holds the values {shorten(found)}; allowed are {shorten(self.allowed())}: "
+                f"{likely_cause(found, self, {value: counts[value] for value in wrong})}",
+                "values",
+            )
+        return self.values if self.values is not None else {value: value for value in found}
 
     def _decode_colors(self, raw: np.ndarray, where: str) -> np.ndarray:
         packed = raw.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
@@ -82,44 +107,81 @@ class LabelMapping:
             allowed = shorten(sorted(known)) if known else "single numbers per pixel"
             raise MaskError(
                 f"{where} holds the colours {shorten(wrong)}; allowed are {allowed}: "
-                f"{likely_color_cause(len(colors), self, where)}"
+                f"{likely_color_cause(wrong, len(colors), self)}",
+                "colors",
             )
         labels = np.array([known[color] for color in colors], dtype=np.int64)
         return labels[back.reshape(raw.shape[:2])]
 
 
-def likely_cause(found: Sequence[int], mapping: LabelMapping, where: str = "") -> str:
-    """Why a mask holds values that are no labels, and what to do, in one phrase."""
+def mapped_by(label_map: Mapping[int, int]) -> str:
+    """How to pass a label map, for a message: to a function, in a configuration, and on the command line."""
+    pairs = ", ".join(f"{value}: {label}" for value, label in label_map.items())
+    option = ",".join(f"{value}:{label}" for value, label in label_map.items())
+    return f"label_map={{{pairs}}} (in YAML label_map: {{{pairs}}}, on the command line --label-map {option})"
+
+
+def likely_cause(found: Sequence[int], mapping: LabelMapping, wrong: Mapping[int, int] | None = None) -> str:
+    """Why a mask holds values that are no labels, and what to do, in one phrase.
+
+    Args:
+        found: All values, in rising order.
+        mapping: What is allowed.
+        wrong: The number of pixels of each value that is not; None: unknown.
+    """
     classes, extra = mapping.num_classes, sorted(set(found) - set(mapping.allowed()))
     plain = sorted(set(found) - {mapping.ignore_index})
-    if Path(where).suffix.lower() in LOSSY:
-        return "JPEG changes the values of labels; export the masks as PNG"
     if mapping.values is not None:
-        return "the file is not from this dataset, or was resized or re-encoded; restore the original file"
+        if len(extra) > 3:
+            return "the file is not from this dataset, or was resized or re-encoded; restore the original file"
+        many = [f"{value} ({wrong[value]} pixels)" if wrong else str(value) for value in extra]
+        more = ", ".join(f"{value}: {mapping.ignore_index}" for value in extra)
+        return (
+            f"nothing says which label {', '.join(many)} is; add it to label_map=, e.g. {more} for void, or restore "
+            "the original file if it was changed"
+        )
     if set(found) <= {0, 255} and 255 in found:
-        return "looks like a 0/255 binary mask; map it with label_map={0: 0, 255: 1}"
+        return f"looks like a 0/255 binary mask; map it with {mapped_by({0: 0, 255: 1})}"
     if plain and plain[0] >= 1 and plain[-1] == classes:
-        return f"looks like labels 1..{classes} instead of 0..{classes - 1}; subtract 1, with label_map="
+        shifted = {value: value - 1 for value in range(1, classes + 1)}
+        how = mapped_by({**shifted, **_void(mapping, found)})
+        return f"looks like labels 1..{classes} instead of 0..{classes - 1}; subtract 1, with {how}"
     if extra == [classes]:
-        return f"either there are {classes + 1} classes, or {classes} is void; map void to 255 with label_map="
+        return (
+            f"either there are {classes + 1} classes, or {classes} is void; map void to {mapping.ignore_index} with "
+            f"{mapped_by({**{i: i for i in range(classes)}, **_void(mapping, found), classes: mapping.ignore_index})}"
+        )
     if extra == [mapping.ignore_index] or extra == [255]:
         return "255 usually marks void; pass ignore_index=255"
     if len(found) > 4 * classes and len(found) > 16:
         return f"looks like {SMOOTHED}"
     step = found[1] - found[0] if len(found) > 1 else 0
     if step > 1 and all((value - found[0]) % step == 0 for value in found):
-        return "looks like labels spread over the grey levels to make them visible; map them back with label_map="
+        spread = mapped_by({value: i for i, value in enumerate(found)}) if len(found) == classes else "label_map="
+        return f"looks like labels spread over the grey levels to make them visible; map them back with {spread}"
     return "the number of classes is too small, or the values need label_map="
 
 
-def likely_color_cause(count: int, mapping: LabelMapping, where: str) -> str:
-    """Why a mask is a colour picture with colours that are no labels, and what to do, in one phrase."""
-    if Path(where).suffix.lower() in LOSSY:
-        return "JPEG blends the colours of labels; export the masks as PNG"
+def _void(mapping: LabelMapping, found: Sequence[int]) -> dict[int, int]:
+    return {mapping.ignore_index: mapping.ignore_index} if mapping.ignore_index in found else {}
+
+
+def likely_color_cause(wrong: Sequence[tuple[int, int, int]], count: int, mapping: LabelMapping) -> str:
+    """Why a mask is a colour picture with colours that are no labels, and what to do, in one phrase.
+
+    Args:
+        wrong: The colours that are not allowed.
+        count: How many colours the mask holds.
+        mapping: What is allowed.
+    """
     if count > 256:
         return f"looks like {SMOOTHED}"
     if not mapping.colors:
         return "looks like an RGB mask; pass palette= with one colour per class"
+    color = wrong[0]
+    nearest = min(mapping.colors, key=lambda known: max(abs(a - b) for a, b in zip(color, known, strict=True)))
+    if max(abs(a - b) for a, b in zip(color, nearest, strict=True)) <= 3:
+        return f"{color} is almost {nearest}; correct palette=, or map both colours to the label"
     return "a class is missing from palette=, or the mask was smoothed"
 
 

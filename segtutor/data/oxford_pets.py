@@ -64,7 +64,7 @@ class OxfordPets(PairDataset):
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:
-        self.split = choose_split("OxfordPets", split, ("train", "val", "trainval", "test"))
+        split = self.split = choose_split("OxfordPets", split, ("train", "val", "trainval", "test"))
         if border not in BORDER:
             raise ValueError(f"border={border!r} is not valid: choose one of {', '.join(BORDER)}")
         self.root = open_root("oxford_pets", root, fetch if download else None)

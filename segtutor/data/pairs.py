@@ -6,7 +6,7 @@ Resizing picks pixels of a mask, so that no label appears that was not in the fi
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .labels import LabelMapping, shorten
-from .reading import list_files, read_image, read_raw_mask
+from .finding import list_files, unmatched
+from .labels import LabelMapping
+from .reading import read_image, read_raw_mask
 from .spec import DatasetSpec
+from .splits import part_name
 
 
 def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
@@ -105,7 +107,7 @@ class PairDataset(Dataset):
             ValueError: If a file cannot be read, a mask holds no labels, or image and mask differ in size.
         """
         image_path, mask_path = self.pairs[index]
-        image = read_image(image_path, self.spec.in_channels)
+        image = read_image(image_path, self.spec.in_channels, self.spec.value_range)
         labels = self.mapping.decode(read_raw_mask(mask_path, self.mapping.colors), str(mask_path))
         if image.shape[1:] != labels.shape:
             raise ValueError(
@@ -166,22 +168,13 @@ def matched(images: Path, masks: Path, title: str) -> list[tuple[Path, Path]]:
     return [(path, right[key]) for key, path in left.items()]
 
 
-def unmatched(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
-    """One phrase for the images without a mask, and one for the masks without an image."""
-    phrases = []
-    for ours, theirs, what in ((images, masks, "without a mask"), (masks, images, "without an image")):
-        alone = [path.name for key, path in ours.items() if key not in theirs]
-        if alone:
-            phrases.append(f"{len(alone)} {'file' if len(alone) == 1 else 'files'} {what} ({shorten(alone, 5)})")
-    return phrases
-
-
 def choose_split(title: str, split: str, splits: Sequence[str]) -> str:
-    """The split, if there is one of that name.
+    """The split, if there is one of that name; "valid" and "validation" are names of "val".
 
     Raises:
         ValueError: If there is none.
     """
+    split = split if split in splits else part_name(split)
     if split not in splits:
         raise ValueError(f"{title} has no split {split!r}: choose one of {', '.join(splits)}")
     return split

@@ -18,6 +18,7 @@ class DatasetSpec:
         std: Standard deviation of each channel of images in [0, 1], over the training split.
         ignore_index: Label value of void pixels; they count in no loss and no score.
         in_channels: Channels of an image: 3 colour, 1 grey.
+        value_range: The values in the image files that become 0 and 1; what lies outside is cut off.
         licence: Terms of use, in one phrase.
         citation: Key in ``book/references.bib``; empty when there is nothing to cite.
         homepage: Where people read about the dataset.
@@ -25,7 +26,8 @@ class DatasetSpec:
         digest: SHA-256 that guards a download; empty when nothing is downloaded or the source brings its own checksums.
 
     Raises:
-        ValueError: If palette, mean or std do not have the right number of entries, or ignore_index is a class label.
+        ValueError: If palette, mean or std do not have the right number of entries, ignore_index is a class label, or
+            the range is none.
     """
 
     name: str
@@ -41,6 +43,7 @@ class DatasetSpec:
     homepage: str = ""
     urls: tuple[str, ...] = ()
     digest: str = ""
+    value_range: tuple[float, float] = (0.0, 255.0)
 
     def __post_init__(self) -> None:
         if len(self.palette) != len(self.classes):
@@ -54,6 +57,10 @@ class DatasetSpec:
                     f"dataset spec {self.name!r} has {len(getattr(self, field))} values in {field} for "
                     f"{self.in_channels} channels: give one value per channel"
                 )
+        if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
+            raise ValueError(
+                f"dataset spec {self.name!r} has value_range={self.value_range}: give (low, high), low below high"
+            )
         if 0 <= self.ignore_index < len(self.classes):
             raise ValueError(
                 f"dataset spec {self.name!r} ignores label {self.ignore_index}, which is class "

@@ -96,7 +96,8 @@ class VOC(PairDataset):
         if str(year) not in YEARS:
             raise ValueError(f"VOC has no year {year!r}: choose one of {', '.join(YEARS)}")
         splits = ("train", "val", "trainval", "test") if str(year) == "2007" else ("train", "val", "trainval")
-        self.split, self.year = choose_split(f"VOC {year}", split, splits), str(year)
+        split = self.split = choose_split(f"VOC {year}", split, splits)
+        self.year = str(year)
         self.root = open_root("voc", root, functools.partial(fetch, year=str(year), split=split) if download else None)
         from torchvision.datasets import VOCSegmentation
 

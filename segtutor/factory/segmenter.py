@@ -29,6 +29,7 @@ class ModelInfo:
         mean: of each channel of images in [0, 1]; the model's images are (image - mean) / std.
         std: of each channel.
         input_size: (height, width) of the images that it was trained on; None: unknown.
+        value_range: the values in image files that became 0 and 1.
     """
 
     classes: tuple[str, ...]
@@ -37,13 +38,15 @@ class ModelInfo:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     input_size: tuple[int, int] | None = None
+    value_range: tuple[float, float] = (0.0, 255.0)
 
     @classmethod
     def of(cls, spec: Any, input_size: tuple[int, int] | None = None) -> "ModelInfo":
         """What a data set's spec knows."""
         palette = tuple(tuple(color) for color in spec.palette)
         size = None if input_size is None else tuple(input_size)
-        return cls(tuple(spec.classes), palette, spec.ignore_index, tuple(spec.mean), tuple(spec.std), size)
+        values = tuple(getattr(spec, "value_range", cls.value_range))
+        return cls(tuple(spec.classes), palette, spec.ignore_index, tuple(spec.mean), tuple(spec.std), size, values)
 
     @classmethod
     def unknown(cls, num_classes: int, in_channels: int) -> "ModelInfo":

@@ -128,7 +128,10 @@ def read_recipe(source: Any, overrides: Iterable[str] = ()) -> Recipe:
     data = parse_data(config)
     if data["type"] == "folder":
         data = {**data, "path": str(Path(data["path"]).expanduser().absolute())}
-    return Recipe(_parse_model(config["model"], data, schedule), data, schedule)
+    spec = open_data(data, "train", augment=True).spec
+    if data["type"] == "folder":  # what was measured is said, so that it holds for whoever reads the configuration
+        data = {**data, "value_range": spec.value_range}
+    return Recipe(_parse_model(config["model"], data, spec, schedule), data, schedule)
 
 
 def name_of(source: Any) -> str:
@@ -176,8 +179,7 @@ def _parse_schedule(section: Any) -> Schedule:
     return schedule
 
 
-def _parse_model(section: Any, data: Mapping[str, Any], schedule: Schedule) -> ModelConfig:
-    spec = open_data(data, "train", augment=True).spec
+def _parse_model(section: Any, data: Mapping[str, Any], spec, schedule: Schedule) -> ModelConfig:
     if not isinstance(section, (str, Mapping)):
         raise ConfigError(f"model: expected keys and values, found {section!r}.")
     known = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}

@@ -4,6 +4,7 @@ config.yaml     the configuration, every default filled in
 model/          the model as it was last saved: weights, classes, colours, normalisation
 best/           the model at its best validation
 history.json    loss and learning rate of each step, the scores of each validation
+split/          the names of the images of each part, where a list or a draw parted a folder
 checkpoint.pt   what it takes to continue
 scores.json     what `evaluate` found
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 
 from segtutor import training
+from segtutor.data.splits import part_name
 from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create_model
 from segtutor.factory.config import read_yaml
 from segtutor.files import write_text
@@ -27,32 +29,36 @@ from segtutor.runs.sources import SOURCES, open_data
 from segtutor.training import History, load_checkpoint, save_checkpoint
 
 CONFIG, CHECKPOINT, HISTORY, SCORES = "config.yaml", "checkpoint.pt", "history.json", "scores.json"
+SPLIT = "split"
 
 
 class RunError(ValueError):
-    """A run's folder is not what a command needs."""
+    """A run's folder, or its data, are not what a command needs."""
 
 
-def train(config, overrides: Iterable[str] = (), *, out: Path | str | None = None) -> History:
+def train(config, overrides: Iterable[str] = (), *, out: Path | str | None = None, check_data: bool = True) -> History:
     """Train a model as a configuration says, into a new folder.
 
     Args:
         config: a YAML file, the name of a shipped configuration, or a model such as "resnet18-fcn".
         overrides: "path.of.key=value" each.
         out: the run's folder; None: ``runs/`` and the configuration's name.
+        check_data: look at a sample of the images and masks first, and do not start where something is wrong.
 
     Returns:
         The curves.
 
     Raises:
         ConfigError: the configuration is wrong; the message names the key.
-        RunError: the folder is in use.
+        RunError: the folder is in use, or something is wrong with the data.
     """
     run = Path("runs", name_of(config)) if out is None else Path(out)
     if run.is_file() or (run.is_dir() and any(run.iterdir())):
         how = f"continue it with `segtutor train --resume {run}`, or " if (run / CONFIG).is_file() else ""
         raise RunError(f"{run} is in use: {how}name another folder with --out.")
     recipe = read_recipe(config, overrides)
+    if check_data:
+        _look_at(recipe)
     return _fit(recipe, run, None)
 
 
@@ -79,7 +85,7 @@ def evaluate(run: Path | str, split: str | None = None, *, weights: str | None =
 
     Args:
         run: the folder.
-        split: "train", "val" or "test"; None: the last one that the data have.
+        split: "train", "val" (or "valid", "validation") or "test"; None: the last one that the data have.
         weights: "best" or "model"; None: the best ones where there are any.
 
     Returns:
@@ -87,7 +93,7 @@ def evaluate(run: Path | str, split: str | None = None, *, weights: str | None =
     """
     run = Path(run)
     recipe = _recipe(run)
-    split = _last_split(recipe) if split is None else split
+    split = _last_split(recipe) if split is None else part_name(split)
     data = open_data(recipe.data, split)
     model, which = _model(run, weights)
     batch_size = recipe.schedule.batch_size
@@ -131,7 +137,7 @@ def predict(
     written, refused = [], []
     for path, stem in _named(images):
         try:
-            image = torch.from_numpy(read_image(path, model.in_channels))
+            image = torch.from_numpy(read_image(path, model.in_channels, model.info.value_range))
             labels = inference.predict(model, image, size=size)
         except (ValueError, OSError) as error:
             refused.append(f"{path} was left out: {error}")
@@ -158,6 +164,9 @@ def _fit(recipe: Recipe, run: Path, state: dict | None) -> History:
     if state is None:  # not before all is built, or a run that could not start would be in the way of the next
         run.mkdir(parents=True, exist_ok=True)
         write_text(run / CONFIG, _yaml(recipe.to_dict()))
+        parts = getattr(data, "parts", None)
+        if parts is not None and parts.how != "folders":
+            parts.write_lists(run / SPLIT)
     print(f"Data: {data.spec.title}, {_images(data)} to train on, {len(valid)} to validate, {_classes(data)}.")
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     where = next(model.parameters()).device
@@ -213,7 +222,20 @@ def _is_best(history: dict) -> bool:
 def _recipe(run: Path) -> Recipe:
     if not (run / CONFIG).is_file():
         raise RunError(f"{run} holds no run: {CONFIG} is missing; give a folder that `segtutor train` made.")
-    return read_recipe(read_yaml(run / CONFIG))
+    config = read_yaml(run / CONFIG)
+    if (run / SPLIT).is_dir():  # images that came later do not change what this run was trained on
+        config["data"] = {**config["data"], "lists": str((run / SPLIT).absolute())}
+    return read_recipe(config)
+
+
+def _look_at(recipe: Recipe) -> None:
+    """Refuse data of which something is wrong."""
+    from segtutor.data.check import before_training
+
+    found = before_training(*(open_data(recipe.data, split) for split in ("train", "val")))
+    if found:
+        more = f", and {len(found) - 1} more (`segtutor check-data` shows all)" if found[1:] else ""
+        raise RunError(f"data: {found[0]}{more}. Correct this, or train all the same with --no-check.")
 
 
 def _model(run: Path, weights: str | None) -> tuple[SegmentationModel, str]:
@@ -226,18 +248,13 @@ def _model(run: Path, weights: str | None) -> tuple[SegmentationModel, str]:
 
 
 def _last_split(recipe: Recipe) -> str:
-    for split in reversed(SOURCES[recipe.data["type"]].splits):
-        try:
-            open_data(recipe.data, split)
-        except ConfigError:
-            continue
-        return split
-    return "val"
+    parts = getattr(open_data(recipe.data, "train"), "parts", None)
+    return (SOURCES[recipe.data["type"]].splits if parts is None else parts.names)[-1]
 
 
 def _named(images: Sequence[Path | str]) -> list[tuple[Path, str]]:
     """Each file with a name for its results that no other has."""
-    from segtutor.data.reading import list_files
+    from segtutor.data.finding import list_files
 
     files: list[Path] = []
     for path in map(Path, images):

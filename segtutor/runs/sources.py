@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 from torch.utils.data import Dataset
 
 from segtutor import data
+from segtutor.data.splits import part_name
 from segtutor.factory.config import ConfigError, Count, parse, section_of, type_of
 
 Side = Annotated[int, Interval(ge=32, le=8192)]
@@ -121,7 +121,7 @@ def _folder(
     *,
     path: str,
     classes: tuple[str, ...] | Count,
-    palette: tuple[tuple[Level, ...], ...] | None = None,
+    palette: tuple[tuple[Level, ...], ...] | tuple[str, ...] | dict | None = None,
     ignore_index: Level = 255,
     label_map: dict | None = None,
     mask_suffix: str = "",
@@ -129,32 +129,16 @@ def _folder(
     mean: tuple[Fraction, ...] | None = None,
     std: tuple[Fraction, ...] | None = None,
     size: tuple[Side, ...] | None = None,
-    held_out: Annotated[float, Interval(ge=0.01, le=0.9)] = 0.2,
+    value_range: tuple[float, ...] | Literal["uint8", "uint10", "uint12", "uint14", "uint16", "unit"] | None = None,
+    held_out: Annotated[float, Interval(ge=0.01, le=0.99)] = 0.2,
+    lists: str | None = None,
     keep_in_memory: bool = False,
 ) -> Dataset:
-    """``path`` holds images/ and masks/, or train/, val/ and test/ with both in each.
-
-    Without such parts every so many-th image, ``held_out`` of all, is for validation and the others are for training.
-    """
-    from segtutor.data.check import subfolders
-
-    base = Path(path).expanduser()
-    if not base.is_dir():
-        raise ConfigError(f"path: there is no folder {base}; give the one that holds images/ and masks/.")
-    parts = (base / "train").is_dir()
-    place = base / split if parts else base
-    images, masks = subfolders(place) if place.is_dir() else (None, None)
-    if images is None or masks is None:
-        raise ConfigError(f"path: {place} holds no images/ and masks/; make both, or give another path.")
+    """A part of a folder of images and masks; see `segtutor.data.SegmentationFolder.from_path`."""
     names = {"classes": classes, "palette": palette, "ignore_index": ignore_index, "label_map": label_map}
-    settings = {"mask_suffix": mask_suffix, "channels": channels, "mean": mean, "std": std}
-    found = data.SegmentationFolder(images, masks, **names, **settings, size=_pair(size, "size"))
-    if not parts:
-        if len(found.pairs) < 2:
-            raise ConfigError(f"path: {base} holds one image; training and validation need one each.")
-        every = min(len(found.pairs), max(2, round(1 / held_out))) if held_out <= 0.5 else 2
-        held = set(range(every - 1, len(found.pairs), every))
-        found.pairs = [pair for i, pair in enumerate(found.pairs) if (i in held) == (split != "train")]
+    reading = {"mask_suffix": mask_suffix, "channels": channels, "mean": mean, "std": std, "value_range": value_range}
+    where = {"path": path, "held_out": held_out, "lists": lists}
+    found = data.SegmentationFolder.from_path(split, **where, **names, **reading, size=_pair(size, "size"))
     return _kept(found, keep_in_memory)
 
 
@@ -212,7 +196,7 @@ def open_data(section: Mapping[str, Any], split: str, *, augment: bool = False) 
     """
     from segtutor.data import transforms
 
-    source = SOURCES[section["type"]]
+    source, split = SOURCES[section["type"]], part_name(split)
     if split not in source.splits:
         raise ConfigError(f"data: {section['type']} has no split '{split}'; choose {' or '.join(source.splits)}.")
     settings = {key: value for key, value in section.items() if key not in {"type", *_AUGMENT}}
