@@ -5,6 +5,7 @@ import pathlib
 import re
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbclient
 import nbformat
@@ -295,3 +296,28 @@ def test_rendered_errors_show_the_cell_and_the_message_only():
     shown = book.COLOUR.sub("", "\n".join(notebook.cells[0].outputs[0].traceback))
     assert "Cell In" in shown and "JSONDecodeError" in shown and "Expecting value" in shown
     assert "File " not in shown
+
+
+# ---- Citations -------------------------------------------------------------------------------------------------------
+
+
+def test_no_two_entries_are_cited_alike():
+    database = pytest.importorskip("pybtex.database", reason="comes with the extra `book`")
+    pytest.importorskip("sphinx", reason="comes with the extra `book`")
+    path = ROOT / "book" / "_ext" / "segtutor_book.py"
+    specification = importlib.util.spec_from_file_location("segtutor_book", path)
+    extension = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(extension)
+    entries = database.parse_file(ROOT / "book" / "references.bib").entries
+    domain = SimpleNamespace(bibdata=SimpleNamespace(data=SimpleNamespace(entries=entries)))
+    app = SimpleNamespace(env=SimpleNamespace(get_domain=lambda name: domain))
+    for _ in range(2):  # a kept environment is lettered again
+        extension.letter_years(app)
+        cited = [f"{extension.cited_as(entry)} [{entry.fields['year']}]" for entry in entries.values()]
+        assert len(set(cited)) == len(cited)
+        assert entries["chen2018deeplab"].fields["year"] == "2018a"
+        assert entries["chen2018deeplabv3plus"].fields["year"] == "2018b"
+        assert entries["he2016resnetv2"].fields["year"] == "2016b"
+        assert entries["long2015fcn"].fields["year"] == "2015"
+    style = yaml.safe_load(page("_config.yml"))["sphinx"]["config"]["bibtex_default_style"]
+    assert f'register_plugin("pybtex.style.formatting", "{style}"' in path.read_text(encoding="utf-8")
