@@ -1,12 +1,13 @@
-"""Published facts about the papers of this book, as frozen data: no logic lives here.
+"""Facts about the papers of this book, published or computed, as frozen data: no logic lives here.
 
 Tests, chapters and tables read their numbers from this file, so that a number is written once and a test can hold it.
 
 Three things to know when reading an entry:
 
 - `Fact.where` says where the value comes from: a section or table of the paper, the README or a file of the released
-  code, or "computed" (counted by building the network or doing its arithmetic; `tests/test_papers.py` repeats the
-  computations that need no pretrained weights).
+  code, or "computed". A computed value is this package's own: it was counted from the paper's description, from the
+  released files or from another library's network, and `tests/test_papers.py` repeats the computations that need no
+  pretrained weights without the package's models. Call a value "published" only where a paper or its authors print it.
 - Parameters are `p.numel()` summed over `parameters()`: running statistics of batch norm are buffers and do not count.
 - `unit` "GMAC" is 10^9 multiply-adds. Most papers print that number under the name GFLOPs; `segtutor.probe` counts two
   FLOPs for each multiply-add, so its figures are twice as large.
@@ -69,7 +70,7 @@ def _facts(**entries: tuple) -> Mapping[str, Fact]:
 
 
 _PROTOTXT = "released prototxt"
-_COUNTED = "computed: counted on the network built as published"
+_COUNTED = "computed: counted from the paper's description"
 _GEOMETRY = "computed: convolution arithmetic of the released prototxt"
 _FCN_README = "README of the released code (nets retrained after the conference paper)"
 _TORCHVISION = "computed: torchvision's network"
@@ -474,8 +475,14 @@ _SEGMENTER = Paper(
     bibkey="strudel2021segmenter",
     innovation="classifies each ViT patch, by one linear layer or by class tokens that attend to the patches",
     facts=_facts(
-        ade20k_val_miou_base_linear=(47.1, "percent", "README of the released code, Seg-B(DeiT)/16, single scale"),
-        ade20k_val_miou_base_mask=(48.5, "percent", "README of the released code, Seg-B-Mask/16, single scale"),
+        # Two pretrainings: DeiT's, and that of the improved ViT weights. Compare decoders within one of them.
+        ade20k_val_miou_base_deit_linear=(47.1, "percent", "README of the released code, Seg-B(DeiT)/16, single scale"),
+        ade20k_val_miou_base_deit_mask=(
+            48.7,
+            "percent",
+            "README of the released code, Seg-B(DeiT)-Mask/16, single scale",
+        ),
+        ade20k_val_miou_base_mask=(48.5, "percent", "README of the released code, Seg-B-Mask/16 (ViT), single scale"),
         ade20k_val_miou_large_mask=(51.8, "percent", "README of the released code, Seg-L-Mask/16, single scale"),
         cityscapes_val_miou_large_mask=(79.1, "percent", "README of the released code, Seg-L-Mask/16, single scale"),
     ),

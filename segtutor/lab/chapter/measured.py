@@ -147,7 +147,9 @@ def claims(*ids: str) -> Table:
 
 
 def paper(key: str, fact: str) -> Any:
-    """The value of one published fact, e.g. ``chapter.paper("fcn", "parameters_fcn8s")``.
+    """The value of one fact about a paper, e.g. ``chapter.paper("fcn", "parameters_fcn8s")``.
+
+    It is published or computed; ``segtutor.lab.papers`` says which in the `where` of the fact.
 
     Raises:
         ValueError: When the paper or the fact is unknown, with the names that there are.
