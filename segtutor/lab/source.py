@@ -56,38 +56,45 @@ def show_source(obj: Any, *, skeleton: bool = False, part: str | None = None, do
     return Source(code.strip("\n"))
 
 
-_Defs = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_Def = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-def _doc_node(node: ast.AST) -> ast.Expr | None:
-    body = getattr(node, "body", None)
-    first = body[0] if isinstance(body, list) and body else None
-    constant = first.value if isinstance(first, ast.Expr) else None
-    return first if isinstance(constant, ast.Constant) and isinstance(constant.value, str) else None
+def _doc_node(node: ast.Module | _Def) -> ast.Expr | None:
+    first = node.body[0] if node.body else None
+    return first if isinstance(first, ast.Expr) and ast.get_docstring(node, clean=False) is not None else None
 
 
 def _without_docstrings(code: str) -> str:
     lines = code.splitlines()
     drop: set[int] = set()
     for node in ast.walk(ast.parse(code)):
-        doc = _doc_node(node) if isinstance(node, (ast.Module, *_Defs)) else None
-        if doc is not None and (len(node.body) > 1 or isinstance(node, ast.Module)):
-            drop.update(range(doc.lineno - 1, doc.end_lineno))
-            if doc.end_lineno < len(lines) and not lines[doc.end_lineno].strip():
-                drop.add(doc.end_lineno)  # the blank line that set the docstring apart
+        if not isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        doc = _doc_node(node)
+        if doc is not None and (isinstance(node, ast.Module) or len(node.body) > 1):
+            end = _end(doc)
+            drop.update(range(doc.lineno - 1, end))
+            if end < len(lines) and not lines[end].strip():
+                drop.add(end)  # the blank line that set the docstring apart
     return "\n".join(line for number, line in enumerate(lines) if number not in drop)
 
 
+def _end(node: ast.stmt) -> int:
+    """The number of a statement's last line."""
+    return node.end_lineno or node.lineno
+
+
 def _first_line(doc: ast.Expr) -> str:
-    text = doc.value.value.strip().partition("\n")[0].strip()
+    text = str(ast.literal_eval(doc.value)).strip().partition("\n")[0].strip()
     raw = "r" if "\\" in text else ""
     return f'{raw}"""{text}"""'
 
 
 def _skeleton(code: str) -> str:
-    lines, out = code.splitlines(), []
+    lines = code.splitlines()
+    out: list[str] = []
 
-    def emit(node: ast.AST, indent: str) -> None:
+    def emit(node: _Def, indent: str) -> None:
         first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
         if out and out[-1].strip() and not out[-1].rstrip().endswith(":"):
             out.append("")
@@ -112,7 +119,7 @@ def _skeleton(code: str) -> str:
 
     def members(body: list[ast.stmt], indent: str, doc: ast.Expr | None) -> None:
         for statement in body:
-            if isinstance(statement, _Defs):
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 emit(statement, indent)
             elif statement is not doc and isinstance(statement, (ast.Assign, ast.AnnAssign)):
                 out.extend(lines[statement.lineno - 1 : statement.end_lineno])

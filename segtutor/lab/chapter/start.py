@@ -113,7 +113,7 @@ def dataset(
     stand_in = _REAL[name][1] if name in _REAL else name
     default_seed, default_length = _SPLITS[split]
     if size is not None or tile is not None:
-        knobs["size"] = size or ((tile, tile) if isinstance(tile, int) else tuple(tile))
+        knobs["size"] = size or ((tile, tile) if isinstance(tile, int) else tile)
     chosen = getattr(data, _SYNTHETIC[stand_in])(
         length=default_length if length is None else length,
         seed=default_seed if seed is None else seed,

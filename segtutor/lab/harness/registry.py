@@ -10,6 +10,8 @@ from segtutor.lab.results import Row, read_rows
 
 EXPERIMENTS: dict[str, "Experiment"] = {}
 
+Log = Callable[[object], None]  # prints a progress line
+
 
 class BenchmarkError(ValueError):
     """An experiment is unknown, declared twice, lacks what it needs, or returned something that cannot be a row."""
@@ -23,12 +25,16 @@ class Measurement:
     spread: tuple[float, float]
 
 
+Values = Mapping[str, float | Measurement]  # metric -> its value
+Run = Callable[[int, bool, Log], float | Measurement | Values]  # run(seed, quick, log) measures
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A registered experiment; see :func:`experiment` for the fields."""
 
     id: str
-    run: Callable
+    run: Run
     claim: str | None
     seeds: tuple[int, ...]
     unit: str | Mapping[str, str]
@@ -71,7 +77,7 @@ def experiment(
     group: str | None = None,
     config: Mapping[str, object] | None = None,
     device: str = "cpu",
-) -> Callable[[Callable], Callable]:
+) -> Callable[[Run], Run]:
     """Register ``function(seed, quick, log)`` as an experiment.
 
     The function returns a number, a :class:`Measurement`, or a dict of either. A number becomes the row ``id``, an
@@ -94,7 +100,7 @@ def experiment(
     if device not in ("cpu", "cuda", "auto"):
         raise BenchmarkError(f"Experiment {id}: device must be 'cpu', 'cuda' or 'auto', not {device!r}.")
 
-    def register(function: Callable) -> Callable:
+    def register(function: Run) -> Run:
         known = EXPERIMENTS.get(id)
         if known is not None and known.run.__module__ != function.__module__:
             raise BenchmarkError(f"Experiment {id} is declared in {known.run.__module__} and {function.__module__}.")

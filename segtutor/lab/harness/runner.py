@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segtutor.files import write_text
 from segtutor.lab.harness.provenance import commit, hardware
-from segtutor.lab.harness.registry import BenchmarkError, Experiment, Measurement, load_experiments, select
+from segtutor.lab.harness.registry import BenchmarkError, Experiment, Measurement, Values, load_experiments, select
 from segtutor.lab.results import FOLDER, ResultsError, Row, parse_row, plural, read_file, read_rows
 
 
@@ -61,7 +61,15 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def rows_of(entry: Experiment, seed: int, returned: object, seconds: float, *, source: str, quick: bool) -> list[Row]:
+def rows_of(
+    entry: Experiment,
+    seed: int,
+    returned: float | Measurement | Values,
+    seconds: float,
+    *,
+    source: str,
+    quick: bool,
+) -> list[Row]:
     """Turn what an experiment returned into rows with their provenance.
 
     Args:
@@ -77,22 +85,21 @@ def rows_of(entry: Experiment, seed: int, returned: object, seconds: float, *, s
     """
     import torch
 
-    values = returned if isinstance(returned, Mapping) else {"": returned}
+    values: Values = returned if isinstance(returned, Mapping) else {"": returned}
     if not values:
         raise BenchmarkError(f"Experiment {entry.id} returned no values.")
     rows = []
     for metric, value in values.items():
         id = f"{entry.id}/{metric}" if metric else entry.id
-        spread = None
-        if isinstance(value, Measurement):
-            value, spread = value.value, [float(end) for end in value.spread]
+        number, spread = (value.value, value.spread) if isinstance(value, Measurement) else (value, None)
         try:
-            value = float(value)
+            number = float(number)
+            ends = None if spread is None else [float(end) for end in spread]
         except (TypeError, ValueError):
-            raise BenchmarkError(f"Experiment {entry.id} returned {value!r} for {id}; return a number.") from None
+            raise BenchmarkError(f"Experiment {entry.id} returned {number!r} for {id}; return a number.") from None
         row = {
             "id": id,
-            "value": int(value) if value.is_integer() and abs(value) < 2**53 else value,
+            "value": int(number) if number.is_integer() and abs(number) < 2**53 else number,
             "unit": entry.unit_of(metric),
             "conditions": f"Quick run, not evidence. {entry.conditions}" if quick else entry.conditions,
             "command": entry.command,
@@ -104,7 +111,7 @@ def rows_of(entry: Experiment, seed: int, returned: object, seconds: float, *, s
             "python": platform.python_version(),
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "wall_seconds": round(seconds, 2),
-            "spread": spread,
+            "spread": ends,
         }
         try:
             rows.append(parse_row(row, f"experiment {entry.id}"))

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segtutor import probe
-from segtutor.lab.harness.registry import Measurement
+from segtutor.lab.harness.registry import Log, Measurement
 
 Once = Callable[[], float]  # runs something once and returns its seconds
-Log = Callable[[object], None]
 Key = TypeVar("Key", bound=Hashable)
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
@@ -238,7 +237,7 @@ def compare_at_size(
     formats: Mapping[tuple[str, str], torch.memory_format],
     rounds: tuple[int, int],
     log: Log,
-) -> dict[str, Measurement | float]:
+) -> dict[str, float | Measurement]:
     """Time and counted memory of the first model over the second, on square images.
 
     Args:
@@ -257,7 +256,8 @@ def compare_at_size(
     Raises:
         AssertionError: When the two do not compute the same.
     """
-    names, values = list(models), {}
+    names = list(models)
+    values: dict[str, float | Measurement] = {}
     for kind, count in zip(("forward", "step"), rounds, strict=True):
         peaks = [probe.count_peak_bytes(m, (side, side), batch=2, training=kind == "step") for m in models.values()]
         values[f"{kind}_memory"] = peaks[0] / peaks[1]
@@ -265,9 +265,9 @@ def compare_at_size(
         ours, theirs = (scores for _, scores in made.values())
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)  # else a ratio means nothing
         seconds = in_turns({name: runs[kind] for name, (runs, _) in made.items()}, count, warmup=1)
-        values[kind] = median_ratio(*seconds.values())
+        values[kind] = ratio = median_ratio(*seconds.values())
         values |= {f"{kind}_ms_{name}": milliseconds(times) for name, times in seconds.items()}
-        log(f"{kind}: {values[kind].value:.3f} of the time of {names[1]}, {values[f'{kind}_memory']:.3f} of its memory")
+        log(f"{kind}: {ratio.value:.3f} of the time of {names[1]}, {values[f'{kind}_memory']:.3f} of its memory")
     return values
 
 

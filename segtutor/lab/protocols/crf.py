@@ -1,9 +1,15 @@
 """A network's scores on drawn scenes without a dense CRF and with one after it."""
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from segtutor.lab.harness import Log
+
+if TYPE_CHECKING:
+    from segtutor.metrics import ConfusionMatrix
 
 SIZE = (64, 96)
 # (w1, sigma_alpha, sigma_beta, w2, sigma_gamma): the papers choose theirs on validation images too.
@@ -28,7 +34,9 @@ UNITS = {
 CONFIG = {"size": list(SIZE), "steps": 300, "grid": [list(entry) for entry in GRID]}
 
 
-def scored(model: nn.Module, scenes: Iterable[tuple[Tensor, Tensor]], crf: nn.Module | None = None):
+def scored(
+    model: nn.Module, scenes: Iterable[tuple[Tensor, Tensor]], crf: nn.Module | None = None
+) -> "ConfusionMatrix":
     """Scores of a model on drawn scenes (image in [0, 1], mask), with a CRF after it or without."""
     from segtutor.data import SyntheticScenes
     from segtutor.data.transforms import normalize
@@ -42,9 +50,7 @@ def scored(model: nn.Module, scenes: Iterable[tuple[Tensor, Tensor]], crf: nn.Mo
     return scores
 
 
-def with_and_without_crf(
-    build: Callable[[int], nn.Module], seed: int, quick: bool, log: Callable[[object], None]
-) -> dict[str, float]:
+def with_and_without_crf(build: Callable[[int], nn.Module], seed: int, quick: bool, log: Log) -> dict[str, float]:
     """Train a model on scenes, choose a CRF on validation scenes, score both on others: the rows of DL-2.
 
     Args:
@@ -67,7 +73,8 @@ def with_and_without_crf(
     log(fit(model, train, steps=5 if quick else 300, lr=2e-3, seed=seed, precision="fp32"))
     model.eval()
     names = ("w1", "sigma_alpha", "sigma_beta", "w2", "sigma_gamma")
-    crfs = [DenseCRF(**dict(zip(names, entry, strict=True))) for entry in GRID]
+    settings: list[dict[str, Any]] = [dict(zip(names, entry, strict=True)) for entry in GRID]
+    crfs = [DenseCRF(**each) for each in settings]
     found = [scored(model, validation, crf).boundary_miou for crf in crfs]
     log("validation: " + ", ".join(f"{value:.3f}" for value in found))
     chosen = max(range(len(GRID)), key=found.__getitem__)

@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+
+from segtutor.lab.harness import Log
+from segtutor.lab.protocols.real_data import Split
 
 UNITS = {"miou": "mIoU", "boundary_miou": "mIoU within 3 pixels of a border", "membrane_iou": "IoU"}
 
 
-def synthetic_cells(seed: int, quick: bool) -> tuple[Dataset, Dataset]:
+def synthetic_cells(seed: int, quick: bool) -> tuple[Split, Split]:
     """800 training images and 100 test images of 96x96 with membranes 2 pixels thick; 8 to test in a quick run."""
     from segtutor.data import SyntheticCells
     from segtutor.data.transforms import eval_transform
@@ -21,10 +23,10 @@ def synthetic_cells(seed: int, quick: bool) -> tuple[Dataset, Dataset]:
 
 def compare(
     builds: Mapping[str, Callable[[], nn.Module]],
-    data: tuple[Dataset, Dataset],
+    data: tuple[Split, Split],
     seed: int,
     quick: bool,
-    log: Callable[[object], None],
+    log: Log,
 ) -> dict[str, float]:
     """Train each network for 300 steps of batch 8 with AdamW at 2e-3, and score it.
 
@@ -41,7 +43,8 @@ def compare(
     from segtutor.training import evaluate, fit
 
     train, test = data
-    membrane, values = train.spec.classes.index("membrane"), {}
+    membrane = train.spec.classes.index("membrane")
+    values: dict[str, float] = {}
     for name, build in builds.items():
         torch.manual_seed(seed)
         model, steps = build(), 5 if quick else 300

@@ -1,10 +1,12 @@
 """The real images that experiments train on, each set prepared in one way."""
 
-from collections.abc import Sequence
+from typing import Any
 
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
 from segtutor.lab.harness import BenchmarkError
+
+Split = Any  # a Dataset of (image (C, H, W), mask (H, W)); a whole split has ``.spec``
 
 
 def _need(name: str, folder: str) -> None:
@@ -14,7 +16,7 @@ def _need(name: str, folder: str) -> None:
         raise BenchmarkError(f"This experiment needs {name}: set SEGTUTOR_DATA to the folder that holds {folder}/.")
 
 
-def camvid(size: Sequence[int], crop: Sequence[int]) -> tuple[Dataset, Dataset]:
+def camvid(size: tuple[int, int], crop: tuple[int, int]) -> tuple[Split, Split]:
     """CamVid's training set, augmented and kept in memory, and its test set.
 
     Args:
@@ -33,7 +35,7 @@ def camvid(size: Sequence[int], crop: Sequence[int]) -> tuple[Dataset, Dataset]:
     return train.keep_in_memory(), CamVid("test", size=size, transform=eval_transform(spec))
 
 
-def tissue(quick: bool) -> tuple[Dataset, Dataset]:
+def tissue(quick: bool) -> tuple[Split, Split]:
     """Training and test tiles of 128x128 of the Drosophila set; eight test tiles in a quick run.
 
     Raises:
@@ -45,7 +47,4 @@ def tissue(quick: bool) -> tuple[Dataset, Dataset]:
     _need("DrosophilaVNC", "vnc")
     prepare = eval_transform(DrosophilaVNC("train").spec)
     train, test = (DrosophilaVNC(split, tile=128, transform=prepare) for split in ("train", "test"))
-    if quick:
-        spec, test = test.spec, Subset(test, range(8))
-        test.spec = spec
-    return train, test
+    return train, Subset(test, range(8)) if quick else test

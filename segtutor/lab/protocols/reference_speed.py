@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segtutor.lab.harness import experiment
+from segtutor.lab.harness import Log, Values, experiment
 from segtutor.lab.harness.stopwatch import compare_at_size, compare_steps, faster_formats
 
 FORMAT_SIDE = 512  # the memory format of larger images is chosen here
@@ -36,7 +36,7 @@ def speed_row(
         "its faster memory format, 15 rounds in turns after 2 to warm up in one process, processor time where one "
         "thread runs, median and quartiles",
     )
-    def row(seed, quick, log):
+    def row(seed: int, quick: bool, log: Log) -> Values:
         """Our network over the same layers built from torchvision, forward and backward."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         generator = torch.Generator().manual_seed(seed)
@@ -84,7 +84,9 @@ def speed_rows(
             "cross-entropy and backward; processor time where one thread runs, in turns in one process after a round "
             "to warm up, median and quartiles; memory: most bytes alive at once beside the weights, counted at batch 2",
         )
-        def row(seed, quick, log, side=side, rounds=(forwards, steps)):
+        def row(
+            seed: int, quick: bool, log: Log, side: int = side, rounds: tuple[int, int] = (forwards, steps)
+        ) -> Values:
             """Our network beside a reference: time and peak memory, forward and with the backward pass."""
             torch.manual_seed(seed)
             side, trial, rounds = (64, 64, (2, 2)) if quick else (side, min(side, FORMAT_SIDE), rounds)
@@ -94,5 +96,7 @@ def speed_rows(
             return compare_at_size(_by_name(build, names, side, device), side, device, training, formats, rounds, log)
 
 
-def _by_name(build, names: tuple[str, str], side: int, device: str) -> dict[str, nn.Module]:
+def _by_name(
+    build: Callable[[int], tuple[nn.Module, nn.Module]], names: tuple[str, str], side: int, device: str
+) -> dict[str, nn.Module]:
     return {name: model.to(device) for name, model in zip(names, build(side), strict=True)}

@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from segtutor.lab.harness import BenchmarkError, Measurement, experiment, load_experiments
+from segtutor.lab.harness import BenchmarkError, Log, Measurement, Values, experiment, load_experiments
 from segtutor.lab.harness.stopwatch import in_turns, milliseconds, step_seconds
 from segtutor.lab.protocols import real_data
+from segtutor.lab.protocols.real_data import Split
+
+if TYPE_CHECKING:
+    from segtutor.probe import ReceptiveField
 
 SIZE, CROP, STEPS, BATCH, LR = (120, 160), (96, 128), 400, 8, 2e-3
 FIELD = 832  # side of the square image on which receptive fields are measured
@@ -49,17 +53,17 @@ def table_row(key: str, build: Build) -> None:
     BUILDERS[key] = build
 
     @experiment(f"table/{key}", group="table", unit=UNITS, config=CONFIG, conditions=CONDITIONS)
-    def row(seed, quick, log):
+    def row(seed: int, quick: bool, log: Log) -> Values:
         """One model of the running table, trained and scored under the common protocol."""
         return measure(build, seed, quick, log)
 
 
-def camvid() -> tuple[Dataset, Dataset]:
+def camvid() -> tuple[Split, Split]:
     """The running table's training set, kept in memory, and its test set."""
     return real_data.camvid(SIZE, CROP)
 
 
-def measure(build: Build, seed: int, quick: bool, log: Callable[[object], None]) -> Mapping[str, float]:
+def measure(build: Build, seed: int, quick: bool, log: Log) -> Mapping[str, float]:
     """Train and score one model under the protocol.
 
     Args:
@@ -84,6 +88,11 @@ def measure(build: Build, seed: int, quick: bool, log: Callable[[object], None])
         "receptive_field": longer_side(probe.receptive_field(model, (FIELD, FIELD))),
     }
     steps = 5 if quick else STEPS
+
+    def progress(step: int, loss: float) -> None:
+        if step % 100 == 0:
+            log(f"step {step} of {steps}, loss {loss:.3f}")
+
     history = fit(
         model,
         train,
@@ -92,18 +101,18 @@ def measure(build: Build, seed: int, quick: bool, log: Callable[[object], None])
         lr=LR,
         seed=seed,
         precision="fp32",
-        on_step=lambda step, loss: step % 100 == 0 and log(f"step {step} of {steps}, loss {loss:.3f}"),
+        on_step=progress,
     )
     log(f"{history}")
     scores = evaluate(model, test, limit=8 if quick else None)
     return values | {name: getattr(scores, name) for name in ("miou", "boundary_miou", "pixel_accuracy")}
 
 
-def longer_side(field, side: int = FIELD) -> int:
+def longer_side(field: "ReceptiveField", side: int = FIELD) -> int:
     """The longer side of a receptive field that was measured in the middle of a square image; ``side`` is all of it.
 
     Args:
-        field: A `segtutor.probe.ReceptiveField`.
+        field: As `segtutor.probe.receptive_field` returns it.
         side: Side of the image.
 
     Raises:
@@ -117,7 +126,7 @@ def longer_side(field, side: int = FIELD) -> int:
 
 
 @cache
-def _camvid_once(quick: bool) -> tuple[Dataset, list[tuple[Tensor, Tensor]]]:
+def _camvid_once(quick: bool) -> tuple[Split, list[tuple[Tensor, Tensor]]]:
     """The training set, and the test images, drawn once."""
     train, test = camvid()
     return train, [test[i] for i in range(8 if quick else len(test))]
@@ -153,7 +162,7 @@ def trained(build: Build, seed: int, quick: bool) -> tuple[nn.Module, list[tuple
     conditions=f"a training step of batch {BATCH} at {CROP[0]}x{CROP[1]}: processor time of one thread, all models in "
     "turns in one run, median and quartiles of 15 rounds; bytes alive at its peak, weights apart, counted",
 )
-def costs(seed, quick, log):
+def costs(seed: int, quick: bool, log: Log) -> Values:
     """Time and memory of a training step of every model of the running table, in turns: a busy machine slows all."""
     from segtutor import probe
 
