@@ -21,8 +21,9 @@ class ConfusionMatrix:
     """Counts of (true class, predicted class) pairs over a whole data set, and the scores that follow from them.
 
     Pixels whose true label is ``ignore_index`` (void) are dropped, whatever was predicted there. A class that neither
-    occurs nor is predicted has no score: NaN, and left out of every mean. A class that is predicted but never occurs
-    has IoU 0. Pixel accuracy, mean accuracy, mIoU and fwIoU are those of Long et al. 2015 (FCN, section 5).
+    occurs nor is predicted has no score: NaN, and left out of every mean. So has a class that is ``ignore_index``
+    itself, as in torchmetrics' IoU. A class that is predicted but never occurs has IoU 0. Pixel accuracy, mean
+    accuracy, mIoU and fwIoU are those of Long et al. 2015 (FCN, section 5).
 
     Args:
         num_classes: C, at least 2 (a binary task has two: background and foreground; a multilabel task has one
@@ -68,13 +69,15 @@ class ConfusionMatrix:
             target: integer labels, (B, H, W) or (H, W).
 
         Raises:
-            ValueError: for shapes that do not fit, and for labels outside 0..C-1 on pixels that are not void.
+            ValueError: for shapes that do not fit, and, on pixels that are not void, for labels outside 0..C-1 and for
+                logits that are not a number.
         """
         if self._synchronized:
             raise ValueError("this confusion matrix already holds the counts of all processes; call reset() first")
-        prediction = self._labels(prediction, target)
+        self._check_shapes(prediction, target)
         target = target.long()
         valid = torch.ones_like(target, dtype=torch.bool) if self.ignore_index is None else target != self.ignore_index
+        prediction = self._labels(prediction, valid)
         self.matrix += self._count(prediction[valid], target[valid])
         if self.boundary_width is not None and self.boundary_matrix is not None:
             band = boundary_band(target, self.boundary_width, self.ignore_index)
@@ -83,11 +86,12 @@ class ConfusionMatrix:
 
     def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
         """Adds the counts of another confusion matrix with the same settings."""
-        if (self.num_classes, self.boundary_width) != (other.num_classes, other.boundary_width):
-            raise ValueError(
-                f"cannot merge {other.num_classes} classes with boundary_width={other.boundary_width} into "
-                f"{self.num_classes} classes with boundary_width={self.boundary_width}; make them alike"
-            )
+        for name in ("num_classes", "ignore_index", "boundary_width"):
+            if getattr(self, name) != getattr(other, name):
+                raise ValueError(
+                    f"cannot merge a matrix with {name}={getattr(other, name)} into one with "
+                    f"{name}={getattr(self, name)}: make both with the same settings"
+                )
         self.matrix += other.matrix
         if self.boundary_matrix is not None and other.boundary_matrix is not None:
             self.boundary_matrix += other.boundary_matrix
@@ -121,7 +125,7 @@ class ConfusionMatrix:
     @property
     def class_accuracy(self) -> Tensor:
         """Share of each class's pixels that were found (recall), float64 (C,); NaN where a class does not occur."""
-        return _ratio(self.matrix.diagonal(), self.matrix.sum(1))
+        return self._scored(_ratio(self.matrix.diagonal(), self.matrix.sum(1)))
 
     @property
     def mean_accuracy(self) -> float:
@@ -131,7 +135,7 @@ class ConfusionMatrix:
     @property
     def iou(self) -> Tensor:
         """Intersection over union of each class, float64 (C,): right / (true + predicted - right)."""
-        return _iou(self.matrix)
+        return self._scored(_iou(self.matrix))
 
     @property
     def miou(self) -> float:
@@ -147,14 +151,14 @@ class ConfusionMatrix:
     @property
     def dice(self) -> Tensor:
         """Dice coefficient (F1 score) of each class, float64 (C,): 2 right / (true + predicted) = 2 IoU / (1 + IoU)."""
-        return _ratio(2 * self.matrix.diagonal(), self.matrix.sum(0) + self.matrix.sum(1))
+        return self._scored(_ratio(2 * self.matrix.diagonal(), self.matrix.sum(0) + self.matrix.sum(1)))
 
     @property
     def boundary_iou(self) -> Tensor:
         """IoU of each class over the pixels of the boundary band only, float64 (C,)."""
         if self.boundary_matrix is None:
             raise ValueError("no boundary was counted; make it ConfusionMatrix(..., boundary_width=3)")
-        return _iou(self.boundary_matrix)
+        return self._scored(_iou(self.boundary_matrix))
 
     @property
     def boundary_miou(self) -> float:
@@ -204,8 +208,7 @@ class ConfusionMatrix:
         scores = ", ".join(f"{name} {value:.3f}" for name, value in self.summary().items())
         return f"ConfusionMatrix({self.num_classes} classes, {pixels:,} pixels: {scores})"
 
-    def _labels(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Labels in the shape of the target, out of labels or logits."""
+    def _check_shapes(self, prediction: Tensor, target: Tensor) -> None:
         got, wanted = tuple(prediction.shape), tuple(target.shape)
         if target.is_floating_point() or target.dim() not in (2, 3):
             raise ValueError(f"target must be integer labels (B, H, W) or (H, W), got {target.dtype} {wanted}")
@@ -214,17 +217,32 @@ class ConfusionMatrix:
         if not prediction.is_floating_point():
             if got != wanted:
                 raise ValueError(f"predicted labels {got} and target {wanted} must have the same shape")
-            return prediction.long()
+            return
         if prediction.dim() != target.dim() + 1 or (*got[:-3], *got[-2:]) != wanted:
             raise ValueError(
                 f"logits {got} do not fit target {wanted}: they need one dimension more, the classes, before the same "
                 "height and width; resize logits that are smaller, and give predicted labels as integers"
             )
-        if self.num_classes == 2 and got[-3] == 1:
-            return (prediction.squeeze(-3) > 0).long()
-        if got[-3] != self.num_classes:
+        if got[-3] != self.num_classes and (self.num_classes, got[-3]) != (2, 1):
             raise ValueError(f"logits {got} have {got[-3]} channels for {self.num_classes} classes")
-        return prediction.argmax(-3)
+
+    def _labels(self, prediction: Tensor, valid: Tensor) -> Tensor:
+        """Predicted labels (B, H, W) or (H, W) out of labels or logits."""
+        if not prediction.is_floating_point():
+            return prediction.long()
+        undecided = int((prediction.isnan().any(-3) & valid).sum())
+        if undecided:  # the largest of them would be class 0
+            raise ValueError(
+                f"the logits are not a number (NaN) at {undecided} of {int(valid.sum())} pixels that count: the model "
+                "has diverged, so there is nothing to score"
+            )
+        return prediction.argmax(-3) if prediction.shape[-3] > 1 else (prediction.squeeze(-3) > 0).long()
+
+    def _scored(self, scores: Tensor) -> Tensor:
+        """The scores of the classes, NaN for one that is ignored: none of its pixels counts, so it would be 0."""
+        if self.ignore_index is not None and 0 <= self.ignore_index < self.num_classes:
+            scores[self.ignore_index] = math.nan
+        return scores
 
     def _count(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(C, C) counts of label pairs, two flat int64 tensors of the same length."""

@@ -127,7 +127,7 @@ def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, 
     assert cli.main(["train", "--resume", str(run)]) == 0
     assert f"after step {done} of 6" in capsys.readouterr().out
     history = load_checkpoint(run / "checkpoint.pt")["history"]
-    assert history["loss"] == whole.loss and history["valid"] == whole.valid
+    assert history["loss"] == whole.loss and history["validation"] == whole.validation
     for name in ("model", "best"):
         one, two = (SegmentationModel.from_pretrained(tmp_path / kind / name).state_dict() for kind in ("whole", "cut"))
         assert all(one[key].equal(two[key]) for key in one)

@@ -235,13 +235,55 @@ def test_wrong_input_is_named(change, message):
     assert scores.matrix.sum() == 0
 
 
+@pytest.mark.parametrize("classes", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_that_are_no_numbers_get_no_score(classes, dtype):
+    """The arg-max of NaN is class 0, so a network that has diverged would be right about all background."""
+    scores = ConfusionMatrix(max(2, classes))
+    target = torch.zeros(2, 4, 4, dtype=torch.int64)
+    logits = torch.full((2, classes, 4, 4), float("nan"), dtype=dtype)
+    with pytest.raises(ValueError, match=r"NaN\) at 32 of 32 pixels") as caught:
+        scores.update(logits, target)
+    assert "\n" not in str(caught.value) and scores.matrix.sum() == 0
+    logits[:] = 0
+    logits[1, -1, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"NaN\) at 1 of 32 pixels"):
+        scores.update(logits, target)
+    target[1, 0, 0] = 255  # what is written on void does not matter, here as elsewhere
+    assert scores.update(logits, target).matrix.sum() == 31
+    logits[:] = float("inf")
+    scores.update(logits, target)
+
+
+@pytest.mark.parametrize("ignored", [0, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_class_that_is_ignored_is_left_out_as_in_torchmetrics(seed, ignored):
+    classification = pytest.importorskip("torchmetrics.classification")
+    prediction, target = maps(seed=seed)
+    prediction, target = prediction.clamp(0, 4), target.where(target != 255, torch.tensor(1))
+    scores = ConfusionMatrix(5, ignore_index=ignored, boundary_width=1).update(prediction, target)
+    reference = classification.MulticlassJaccardIndex(5, average="macro", ignore_index=ignored)
+    assert scores.miou == pytest.approx(reference(prediction, target).item(), abs=1e-6)
+    for each in (scores.iou, scores.dice, scores.class_accuracy, scores.boundary_iou):
+        assert each.isnan().nonzero().flatten().tolist() == [ignored]
+    assert scores.table().splitlines()[1 + ignored].split()[2:] == ["-"] * 4
+
+
+def test_a_class_that_is_ignored_by_hand():
+    scores = ConfusionMatrix(3, ignore_index=0).update(torch.tensor([[0, 1, 2, 1]]), torch.tensor([[0, 1, 2, 2]]))
+    assert scores.iou[1:].tolist() == [0.5, 0.5] and scores.miou == 0.5
+    assert per_image_miou(torch.tensor([[[0, 1, 0, 1]]]), torch.tensor([[[0, 1, 2, 1]]]), 3, ignore_index=0) == 0.5
+
+
 def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match="num_classes is 1"):
         ConfusionMatrix(1)
-    with pytest.raises(ValueError, match="cannot merge 4 classes"):
+    with pytest.raises(ValueError, match="num_classes=4 into one with num_classes=5"):
         ConfusionMatrix(5).merge(ConfusionMatrix(4))
     with pytest.raises(ValueError, match="boundary_width=None"):
         ConfusionMatrix(5, boundary_width=3).merge(ConfusionMatrix(5))
+    with pytest.raises(ValueError, match="ignore_index=0 into one with ignore_index=255"):
+        ConfusionMatrix(5).merge(ConfusionMatrix(5, ignore_index=0))
     with pytest.raises(ValueError, match="boundary_width=3"):
         _ = ConfusionMatrix(5).boundary_iou
     with pytest.raises(ValueError, match="width is 0"):

@@ -98,6 +98,20 @@ def test_what_is_no_image_is_refused(image, says):
         predict(Threshold(), image, spec=SPEC)
 
 
+def test_scores_that_are_no_numbers_are_no_labels():
+    model = Threshold()
+    nn.init.constant_(model.weight, float("nan"))
+    with pytest.raises(ValueError, match="not numbers"):
+        predict(model, picture(), spec=SPEC)
+
+
+def test_each_module_has_its_own_mode_back():
+    model = nn.Sequential(Threshold(), nn.BatchNorm2d(2)).train()
+    model[1].eval()
+    predict(model, picture(), spec=SPEC)
+    assert model.training and model[0].training and not model[1].training and model[0].modes == [False]
+
+
 def test_without_statistics_it_does_not_guess():
     with pytest.raises(ValueError, match="pass spec=dataset.spec"):
         predict(Threshold(), picture())

@@ -13,7 +13,7 @@ from torch import nn
 
 from segtutor.losses import AuxiliaryLoss, CrossEntropyLoss
 from segtutor.metrics import ConfusionMatrix
-from segtutor.training import History, autocast_dtype, evaluate, fit, loop, poly
+from segtutor.training import History, autocast_dtype, evaluate, fit, poly, precision, sampling
 
 
 class Blocks(torch.utils.data.Dataset):
@@ -77,9 +77,9 @@ def test_the_callers_random_state_is_put_back(stop):
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
     if stop is ValueError:
         with pytest.raises(ValueError, match="stop here"):
-            train(on_step=on_step, valid=Blocks(3))
+            train(on_step=on_step, validation=Blocks(3))
     else:
-        train(on_step=on_step, valid=Blocks(3))
+        train(on_step=on_step, validation=Blocks(3))
     assert torch.equal(torch.rand(4), expected[0])
     assert np.array_equal(np.random.rand(4), expected[1])
     assert random.random() == expected[2]
@@ -88,7 +88,7 @@ def test_the_callers_random_state_is_put_back(stop):
 def test_validation_does_not_change_the_training():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # so few steps may well predict one class
-        assert train(valid=Blocks(5), valid_every=2).loss == train().loss
+        assert train(validation=Blocks(5), validate_every=2).loss == train().loss
 
 
 # ------------------------------------------------------------------------------------------------------------ batches
@@ -105,7 +105,7 @@ def test_every_pass_sees_each_image_once_in_a_new_order():
     [(9, 4, [4, 4, 4, 4]), (10, 4, [4, 4, 2, 4]), (1, 4, [1, 1, 1]), (3, 1, [1, 1, 1, 1]), (3, 8, [3, 3])],
 )
 def test_a_trailing_batch_of_one_is_dropped(count, batch_size, sizes):
-    batches = loop._batches(count, batch_size, torch.Generator().manual_seed(0))
+    batches = sampling.index_batches(count, batch_size, torch.Generator().manual_seed(0))
     assert [len(next(batches)) for _ in sizes] == sizes
 
 
@@ -125,7 +125,9 @@ def test_fit_equals_a_loop_written_by_hand():
     model, reference = small_net(), small_net()
     for net in (model, reference):
         net[3].p = 0.0
-    history = fit(model, dataset, steps=5, lr=0.02, weight_decay=0.1, batch_size=4, precision="fp32", clip=0.05, seed=3)
+    history = fit(
+        model, dataset, steps=5, lr=0.02, weight_decay=0.1, batch_size=4, precision="fp32", gradient_clip=0.05, seed=3
+    )
 
     reference.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(reference.parameters(), lr=0.02, weight_decay=0.1)
@@ -145,28 +147,25 @@ def test_fit_equals_a_loop_written_by_hand():
 
 
 class TwoHeads(nn.Module):
-    """A model whose forward gives one of its two outputs, as PSPNet does."""
+    """A model with an auxiliary output for training, as PSPNet has."""
 
     def __init__(self):
         super().__init__()
         self.body, self.head, self.auxiliary = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 3, 1), nn.Conv2d(6, 3, 1)
 
-    def forward(self, images):
-        return self.head(self.body(images).relu())
-
-    def forward_with_auxiliary(self, images):
+    def forward(self, images, auxiliary=False):
         features = self.body(images).relu()
-        return self.head(features), self.auxiliary(features)
+        return (self.head(features), self.auxiliary(features)) if auxiliary else self.head(features)
 
 
-def test_forward_trains_what_it_returns():
-    """Two steps with an auxiliary output, written by hand; without `forward` the second head learns nothing."""
+def test_the_auxiliary_output_is_trained():
+    """Two steps with an auxiliary output, written by hand; unless asked for, the second head learns nothing."""
     torch.manual_seed(0)
     model, dataset = TwoHeads(), Blocks(4, augment=False)
     reference, alone = copy.deepcopy(model), copy.deepcopy(model)
     history = fit(
         model, dataset, steps=2, lr=0.05, batch_size=4, schedule="constant", precision="fp32", weight_decay=0.0,
-        loss=AuxiliaryLoss(0.4), forward=model.forward_with_auxiliary,
+        loss=AuxiliaryLoss(0.4), auxiliary=True,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(reference.parameters(), lr=0.05, weight_decay=0.0)
     images, masks = (torch.stack(parts) for parts in zip(*[dataset[i] for i in range(4)], strict=True))
@@ -185,24 +184,150 @@ def test_forward_trains_what_it_returns():
     assert alone.auxiliary.weight.equal(before)
 
 
-def test_every_output_of_forward_reaches_the_loss_in_fp32():
+def test_every_output_reaches_the_loss_in_fp32():
     model, seen = TwoHeads(), []
 
     def loss(outputs, masks):
         seen.extend(output.dtype for output in outputs)
         return sum(nn.functional.cross_entropy(output, masks) for output in outputs)
 
-    fit(model, Blocks(4), steps=1, loss=loss, forward=model.forward_with_auxiliary, precision="bf16")
+    fit(model, Blocks(4), steps=1, loss=loss, auxiliary=True, precision="bf16")
     assert seen == [torch.float32, torch.float32]
 
 
-def test_validation_calls_the_model_itself():
+def test_the_auxiliary_output_is_asked_for_through_the_call_so_that_hooks_fire():
+    calls, model = [], TwoHeads()
+    model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    fit(model, Blocks(4), steps=2, batch_size=4, loss=AuxiliaryLoss(), auxiliary=True)
+    assert calls == [{"auxiliary": True}] * 2
+
+
+def test_validation_wants_one_output():
     torch.manual_seed(1)
-    model = TwoHeads()
-    history = fit(
-        model, Blocks(4), steps=1, loss=AuxiliaryLoss(), forward=model.forward_with_auxiliary, valid=Blocks(2)
-    )
-    assert len(history.valid) == 1
+    history = fit(TwoHeads(), Blocks(4), steps=1, loss=AuxiliaryLoss(), auxiliary=True, validation=Blocks(2))
+    assert len(history.validation) == 1
+
+
+# ------------------------------------------------------------------------------------------------ what the user froze
+def frozen_net():
+    """A network in training mode whose normalisation its user has put into evaluation mode."""
+    model = small_net().train()
+    model[1].eval()
+    return model
+
+
+def modes(model):
+    return [module.training for module in model]
+
+
+def test_frozen_norms_stay_frozen_in_training():
+    model, seen = frozen_net(), []
+    before = {name: value.clone() for name, value in model[1].named_buffers()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has not learnt anything yet
+        fit(model, Blocks(), steps=3, batch_size=4, validation=Blocks(2), validate_every=1, lr=0.0,
+            on_step=lambda step, loss: seen.append(modes(model)))  # fmt: skip
+    assert seen == [[True, False, True, True, True]] * 3
+    assert all(value.equal(before[name]) for name, value in model[1].named_buffers())
+    assert modes(model) == [False] * 5 and not model.training
+
+
+def test_a_model_in_evaluation_mode_is_trained_whole():
+    model, seen = small_net().eval(), []
+    fit(model, Blocks(), steps=1, batch_size=4, on_step=lambda step, loss: seen.append(modes(model)))
+    assert seen == [[True] * 5]
+
+
+def test_evaluate_gives_each_module_its_own_mode_back():
+    model = frozen_net()
+    evaluate(model, Blocks(2))
+    assert model.training and modes(model) == [True, False, True, True, True]
+
+    class Broken(Blocks):
+        def __getitem__(self, index):
+            raise OSError("the file is broken")
+
+    with pytest.raises(OSError, match="broken"):
+        evaluate(model, Broken(2))
+    assert model.training and modes(model) == [True, False, True, True, True]
+
+
+# ------------------------------------------------------------------------------------------- what is no data set
+IMAGE, MASK = torch.rand(3, 8, 8), torch.zeros(8, 8, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("sample", "says"),
+    [
+        ({"image": IMAGE, "mask": MASK}, "not a dictionary \\('image', 'mask'\\)"),
+        ((IMAGE, MASK, "name.png"), "not 3 values"),
+        (IMAGE, "not a Tensor"),
+        (("image.png", "mask.png"), "not str and str"),
+        ((IMAGE.mul(255).byte(), MASK), "uint8: convert it by image.float\\(\\) / 255"),
+        ((IMAGE.double(), MASK), "float64: convert it by image.float"),
+        ((IMAGE.double().numpy(), MASK.numpy()), "float64: convert it by image.float"),
+        ((IMAGE.permute(1, 2, 0), MASK), "channels last: use image.permute"),
+        ((IMAGE[0], MASK), "three dimensions"),
+        ((IMAGE, MASK.float()), "float32: convert it by mask.long"),
+    ],
+    ids=str,
+)
+def test_samples_that_are_no_pairs_are_named_in_one_sentence(sample, says):
+    for call in (lambda data: fit(small_net(), data, steps=1), lambda data: evaluate(small_net(), data)):
+        with pytest.raises(ValueError, match=says) as caught:
+            call([sample] * 4)
+        assert "\n" not in str(caught.value)
+
+
+def test_numpy_pairs_and_masks_of_other_integers_train():
+    sample = (IMAGE.numpy(), MASK.numpy().astype(np.uint8))
+    assert len(fit(small_net(), [sample] * 4, steps=1).loss) == 1
+    assert evaluate(small_net(), [sample] * 4).matrix.sum() == 4 * 64
+
+
+@pytest.mark.parametrize("role", ["dataset", "validation"])
+def test_what_is_no_data_set_is_named_in_one_sentence(role):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield IMAGE, MASK
+
+    loader = torch.utils.data.DataLoader(Blocks(), batch_size=2)
+    for wrong, says in [(loader, "is a DataLoader.*loader.dataset"), (Stream(), "Stream, which has no length")]:
+        given = {"dataset": Blocks(), "validation": None, role: wrong}
+        with pytest.raises(ValueError, match=f"{role} {says}" if says.startswith("is") else f"{role} is a {says}"):
+            fit(small_net(), given["dataset"], steps=1, validation=given["validation"])
+    with pytest.raises(ValueError, match="dataset is a DataLoader"):
+        evaluate(small_net(), loader)
+
+
+def test_a_model_that_returns_no_logits_is_named():
+    class Dictionary(nn.Conv2d):
+        def forward(self, images):
+            return {"out": super().forward(images)}
+
+    for call in (lambda model: fit(model, Blocks(), steps=1), lambda model: evaluate(model, Blocks())):
+        with pytest.raises(ValueError, match="returned a dict.*wrap the model"):
+            call(Dictionary(3, 2, 1))
+    with pytest.raises(ValueError, match="returned several tensors"):
+        evaluate(Halves(), Blocks())
+
+
+class Halves(nn.Module):
+    def forward(self, images):
+        return images[:, :1], images[:, 1:]
+
+
+def test_a_network_of_nans_gets_no_score():
+    model = small_net()
+    nn.init.constant_(model[4].weight, float("nan"))
+
+    class Background(Blocks):
+        def __getitem__(self, index):
+            return super().__getitem__(index)[0], torch.zeros(12, 16, dtype=torch.int64)
+
+    for net in (model, nn.Sequential(model, nn.Conv2d(2, 1, 1))):
+        with pytest.raises(ValueError, match="not a number"):
+            evaluate(net, Background(3))
 
 
 def test_it_learns():
@@ -246,7 +371,7 @@ def test_clipping_bounds_the_step():
     model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     before = [p.detach().clone() for p in model.parameters()]
-    fit(model, Blocks(), steps=1, optimizer=optimizer, clip=1e-3, batch_size=4)
+    fit(model, Blocks(), steps=1, optimizer=optimizer, gradient_clip=1e-3, batch_size=4)
     moved = math.sqrt(
         sum(float(((p.detach() - b) ** 2).sum()) for p, b in zip(model.parameters(), before, strict=True))
     )
@@ -291,23 +416,25 @@ def test_void_pixels_do_not_train():
 
 
 # ---------------------------------------------------------------------------------------------------------- reporting
-def test_log_lines(capsys):
-    train(steps=5, log_every=2, valid=Blocks(3))
-    lines = capsys.readouterr().out.splitlines()
+def test_log_lines(caplog):
+    caplog.set_level("INFO", "segtutor")
+    train(steps=5, log_every=2, validation=Blocks(3))
+    lines = caplog.messages
     assert [line.split("  ")[0] for line in lines] == ["step 2/5", "step 4/5", "step 5/5", "step 5/5"]
     assert all(word in lines[0] for word in ("loss", "lr", "ms/step", "left"))
     assert "mIoU" in lines[-1]
 
 
-def test_silent_unless_asked(capsys):
-    train(valid=Blocks(3))
-    assert capsys.readouterr().out == ""
+def test_silent_unless_asked(capsys, caplog):
+    caplog.set_level("INFO", "segtutor")
+    train(validation=Blocks(3))
+    assert capsys.readouterr().out == "" and caplog.messages == []
 
 
 def test_validation_scores_are_recorded():
-    history = train(steps=7, valid=Blocks(4), valid_every=3)
-    assert [step for step, _ in history.valid] == [3, 6, 7]
-    assert 0 <= history.valid[0][1]["miou"] <= 1
+    history = train(steps=7, validation=Blocks(4), validate_every=3)
+    assert [step for step, _ in history.validation] == [3, 6, 7]
+    assert 0 <= history.validation[0][1]["miou"] <= 1
 
 
 def test_a_collapsed_model_is_pointed_out():
@@ -315,7 +442,7 @@ def test_a_collapsed_model_is_pointed_out():
     nn.init.zeros_(model[4].weight)
     model[4].bias.data = torch.tensor([-50.0, 50.0])
     with pytest.warns(UserWarning, match="class 1 for 100.0 %"):
-        fit(model, Blocks(), steps=1, lr=1e-6, batch_size=4, valid=Blocks(4))
+        fit(model, Blocks(), steps=1, lr=1e-6, batch_size=4, validation=Blocks(4))
 
     class AllOfOneClass(Blocks):
         def __getitem__(self, index):
@@ -324,8 +451,8 @@ def test_a_collapsed_model_is_pointed_out():
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(model, AllOfOneClass(), steps=1, lr=1e-6, batch_size=4, valid=AllOfOneClass(4))
-        fit(small_net(), Blocks(augment=False), steps=60, lr=3e-2, batch_size=4, valid=Blocks(4, augment=False))
+        fit(model, AllOfOneClass(), steps=1, lr=1e-6, batch_size=4, validation=AllOfOneClass(4))
+        fit(small_net(), Blocks(augment=False), steps=60, lr=3e-2, batch_size=4, validation=Blocks(4, augment=False))
 
 
 def test_tensorboard_is_optional(monkeypatch, tmp_path):
@@ -355,9 +482,9 @@ def test_history_times_are_sane():
 
 # ---------------------------------------------------------------------------------------------------------- precision
 def test_auto_precision_follows_the_hardware(monkeypatch):
-    monkeypatch.setattr(loop, "_cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: False)
     assert autocast_dtype("cpu") is None
-    monkeypatch.setattr(loop, "_cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: True)
     assert autocast_dtype("cpu") is torch.bfloat16
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))  # T4
     assert autocast_dtype("cuda") is torch.float16
@@ -370,17 +497,17 @@ def test_emulated_bf16_does_not_count(monkeypatch):
     def no_such_file(self):
         raise FileNotFoundError
 
-    monkeypatch.setattr(loop.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
     for answer in (False, True):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda answer=answer: answer, raising=False)
-        assert loop._cpu_has_bf16() is answer
+        assert precision._cpu_has_bf16() is answer
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    monkeypatch.setattr(loop.Path, "read_text", lambda self: "flags: avx512f avx512_bf16")
-    assert not loop._cpu_has_bf16()
-    monkeypatch.setattr(loop.Path, "read_text", lambda self: "flags: avx512f avx512_bf16 amx_bf16 amx_tile")
-    assert loop._cpu_has_bf16()
-    monkeypatch.setattr(loop.Path, "read_text", no_such_file)
-    assert not loop._cpu_has_bf16()
+    monkeypatch.setattr(precision.Path, "read_text", lambda self: "flags: avx512f avx512_bf16")
+    assert not precision._cpu_has_bf16()
+    monkeypatch.setattr(precision.Path, "read_text", lambda self: "flags: avx512f avx512_bf16 amx_bf16 amx_tile")
+    assert precision._cpu_has_bf16()
+    monkeypatch.setattr(precision.Path, "read_text", no_such_file)
+    assert not precision._cpu_has_bf16()
 
 
 @pytest.mark.parametrize("channels", [16, 20, 48, 72])
@@ -433,7 +560,7 @@ def test_trains_on_cuda(precision):
     model = small_net()
     torch.cuda.manual_seed(11)
     before = torch.cuda.get_rng_state()
-    history = fit(model, data, steps=60, lr=3e-2, batch_size=4, device="cuda", precision=precision, clip=1.0)
+    history = fit(model, data, steps=60, lr=3e-2, batch_size=4, device="cuda", precision=precision, gradient_clip=1.0)
     assert torch.equal(torch.cuda.get_rng_state(), before)
     assert history.loss[-1] < 0.5 * history.loss[0]
     assert next(model.parameters()).is_cuda

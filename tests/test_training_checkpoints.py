@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from segtutor import training
-from segtutor.training import checkpointing, fit, load_checkpoint, loop, save_checkpoint
+from segtutor.training import checkpointing, fit, load_checkpoint, save_checkpoint
 
 
 class Noisy(Dataset):
@@ -38,7 +40,7 @@ def net():
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*collapsed:UserWarning")  # noise is all there is to learn
-SETTINGS = {"steps": 9, "batch_size": 3, "lr": 0.05, "precision": "fp32", "clip": 1.0, "seed": 4}
+SETTINGS = {"steps": 9, "batch_size": 3, "lr": 0.05, "precision": "fp32", "gradient_clip": 1.0, "seed": 4}
 
 
 def same_weights(one, two):
@@ -50,13 +52,13 @@ def same_weights(one, two):
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_continued_run_is_the_uninterrupted_one(tmp_path, stop, workers):
     whole, path, valid = net(), tmp_path / "run" / "checkpoint.pt", Noisy(3)
-    expected = fit(whole, Noisy(), valid=valid, valid_every=3, num_workers=workers, **SETTINGS)
+    expected = fit(whole, Noisy(), validation=valid, validate_every=3, num_workers=workers, **SETTINGS)
 
     def interrupt(step, loss):
         if step == stop:
             os.kill(os.getpid(), signal.SIGINT)
 
-    settings = {**SETTINGS, "valid": valid, "valid_every": 3, "num_workers": workers}
+    settings = {**SETTINGS, "validation": valid, "validate_every": 3, "num_workers": workers}
     half = net()
     first = fit(half, Noisy(), on_step=interrupt, save=lambda state: save_checkpoint(state, path), **settings)
     assert first.interrupted and first.steps == list(range(1, stop + 1))
@@ -66,7 +68,7 @@ def test_a_continued_run_is_the_uninterrupted_one(tmp_path, stop, workers):
     nn.init.zeros_(other[0].weight)
     history = fit(other, Noisy(), resume=state, **settings)
     assert history.loss == expected.loss and history.lr == expected.lr and history.steps == expected.steps
-    assert history.valid == expected.valid and not history.interrupted
+    assert history.validation == expected.validation and not history.interrupted
     assert len(history.step_seconds) == 9 and history.seconds > first.seconds
     assert same_weights(whole, other)
 
@@ -77,13 +79,64 @@ def test_workers_draw_by_the_place_in_the_run():
     assert losses[0] == losses[1]
 
 
-def test_states_come_when_asked_for(tmp_path):
+def test_states_come_when_asked_for_and_around_a_validation():
     steps = []
     fit(
         net(), Noisy(), save=lambda state: steps.append(len(state["history"]["steps"])), save_every=4,
-        valid=Noisy(2), valid_every=5, **SETTINGS,
+        validation=Noisy(2), validate_every=5, **SETTINGS,
     )  # fmt: skip
-    assert steps == [4, 5, 8, 9]
+    assert steps == [4, 5, 5, 8, 9, 9]
+
+
+class Broken(Noisy):
+    """A validation set with a file that cannot be read."""
+
+    def __getitem__(self, index):
+        raise OSError("broken.png is truncated")
+
+
+@pytest.mark.parametrize(("every", "steps"), [(None, 9), (3, 3)])
+def test_a_broken_validation_image_costs_no_step(tmp_path, every, steps):
+    path, settings = tmp_path / "checkpoint.pt", {**SETTINGS, "validate_every": every}
+    whole, half = net(), net()
+    expected = fit(whole, Noisy(), validation=Noisy(3), **settings)
+    with pytest.raises(OSError, match="truncated"):
+        fit(half, Noisy(), validation=Broken(3), save=lambda state: save_checkpoint(state, path), **settings)
+    state = load_checkpoint(path)
+    assert len(state["history"]["steps"]) == steps
+    other = net()
+    history = fit(other, Noisy(), validation=Noisy(3), resume=state, **settings)
+    assert history.loss == expected.loss and history.validation == expected.validation
+    assert same_weights(whole, other)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_request_to_end_is_heard_after_the_step_and_then_obeyed(tmp_path, name):
+    path = tmp_path / "checkpoint.pt"
+    code = f"""
+import os, signal, torch
+from segtutor.training import fit, save_checkpoint
+signal.signal(signal.{name}, signal.SIG_DFL)
+data = [(torch.rand(3, 8, 8), torch.randint(2, (8, 8))) for _ in range(4)]
+stop = lambda step, loss: os.kill(os.getpid(), signal.{name}) if step == 2 else None
+save = lambda state: save_checkpoint(state, {str(path)!r})
+fit(torch.nn.Conv2d(3, 2, 1), data, steps=9, on_step=stop, save=save)
+print("went on")
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == -getattr(signal, name) and answer.stdout == answer.stderr == ""
+    assert load_checkpoint(path)["history"]["steps"] == [1, 2]
+
+
+def test_requests_to_end_have_their_own_handlers_kept():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        end = lambda step, loss: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        history = fit(net(), Noisy(), on_step=end, save=lambda state: None, **SETTINGS)
+        assert heard == [signal.SIGTERM] * 9 and len(history.steps) == 9
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_half_a_step_is_not_saved():
@@ -169,10 +222,10 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
 
 
 def test_warm_up_rises_to_the_schedule():
-    factor = loop.warmed_up("constant", 3)
+    factor = training.warmed_up("constant", 3)
     assert [factor(step, 10) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    cold = loop.warmed_up("poly", 0)
-    assert [cold(step, 10) for step in range(10)] == [loop.poly(step, 10) for step in range(10)]
+    cold = training.warmed_up("poly", 0)
+    assert [cold(step, 10) for step in range(10)] == [training.poly(step, 10) for step in range(10)]
     assert "warmed_up" in training.__all__
 
 

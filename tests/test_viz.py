@@ -318,6 +318,8 @@ def test_panels_refuse_what_does_not_fit():
         viz.show_panels(IMAGE, TRUTH[:-1])
     with pytest.raises(ValueError, match=r"\[2, 1\]"):
         viz.show_panels([IMAGE, IMAGE], [TRUTH])
+    with pytest.raises(ValueError, match="not numbers"):
+        viz.show_panels(torch.rand(3, 8, 8), torch.zeros(8, 8).long(), torch.full((2, 8, 8), float("nan")))
     with pytest.raises(ValueError, match=r"\(H, W\)"):
         viz.show_panels(IMAGE, [TRUTH[0]])
     with pytest.raises(ValueError, match="differ in size"):

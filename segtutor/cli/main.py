@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import segtutor
+from segtutor import logs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for path in options.imports:
             _import(path)
-        return options.run(options)
+        with logs.shown():
+            return options.run(options)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130

@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segtutor.modes import kept_modes
+
 
 def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None, spec: Any = None) -> Tensor:
     """Label every pixel of an image.
 
     Args:
-        model: maps normalised images (B, C, H, W) to logits (B, num_classes, H, W); used as it is but in evaluation
-            mode, on the device where it is.
+        model: maps normalised images (B, C, H, W) to logits (B, num_classes, H, W); run in evaluation mode on the
+            device where it is; afterwards each of its modules has its own mode back.
         image: a tensor (C, H, W) in [0, 1], or a picture as Pillow and numpy have them, (H, W) or (H, W, C) in 0-255.
         size: (height, width) at which the model sees it, where it was trained on resized images; None: as it is.
         spec: anything with ``mean`` and ``std`` of the channels; None: what the model carries as ``model.info``.
@@ -25,7 +27,7 @@ def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None
         Labels (H, W) int64 on the CPU, at the size of the image.
 
     Raises:
-        ValueError: the image cannot be read as one, or nobody says how it is normalised.
+        ValueError: the image cannot be read as one, nobody says how it is normalised, or the model gives no numbers.
     """
     spec = getattr(model, "info", None) if spec is None else spec
     if spec is None:
@@ -41,14 +43,14 @@ def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None
     seen = ((pixels - mean) / std)[None].to(place)  # (1, C, H, W)
     if size is not None:
         seen = F.interpolate(seen, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
-    was_training = model.training
-    try:
-        with torch.inference_mode():
-            logits = model.eval()(seen)  # (1, num_classes, H, W)
-            # Scores are resized, not labels: halfway between two classes lies no third one.
-            logits = F.interpolate(logits.float(), size=pixels.shape[1:], mode="bilinear", align_corners=False)
-    finally:
-        model.train(was_training)
+    with kept_modes(model), torch.inference_mode():
+        logits = model.eval()(seen)  # (1, num_classes, H, W)
+        # Scores are resized, not labels: halfway between two classes lies no third one.
+        logits = F.interpolate(logits.float(), size=pixels.shape[1:], mode="bilinear", align_corners=False)
+    if logits.isnan().any():
+        raise ValueError(
+            "the model's scores are not numbers (NaN): its weights are broken, load those of an earlier step"
+        )
     if logits.shape[1] == 1:
         return (logits[0, 0] > 0).long().cpu()  # (H, W)
     return logits[0].argmax(0).cpu()  # (H, W)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segtutor.modes import kept_modes
+
 
 def _input_channels(model: nn.Module) -> int:
     for module in model.modules():
@@ -60,13 +62,9 @@ def run_without_numbers(model: nn.Module, shape: Sequence[int]) -> Any:
 @contextlib.contextmanager
 def train_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """Training or evaluation mode for the whole model in the block; after it each module has its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with kept_modes(model):
         model.train(training)
         yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -73,7 +73,7 @@ def resume(run: Path | str) -> History:
     recipe = _recipe(run)
     state = load_checkpoint(run / CHECKPOINT)
     done = len(state["history"]["steps"])
-    if done >= recipe.schedule.steps:
+    if done >= recipe.schedule.steps and _is_validated(state["history"]):
         print(f"{run} has all of its {done} steps; nothing is left to do.")
         return History(**state["history"])
     print(f"Continues {run} after step {done} of {recipe.schedule.steps}.")
@@ -150,7 +150,7 @@ def predict(
 
 def _fit(recipe: Recipe, run: Path, state: dict | None) -> History:
     schedule = recipe.schedule
-    data, valid = open_data(recipe.data, "train", augment=True), open_data(recipe.data, "val")
+    data, validation = open_data(recipe.data, "train", augment=True), open_data(recipe.data, "val")
     config = recipe.model.to_dict()
     if state is not None and "pretrained" in config["backbone"]:
         config["backbone"]["pretrained"] = False  # the checkpoint has better ones
@@ -167,7 +167,7 @@ def _fit(recipe: Recipe, run: Path, state: dict | None) -> History:
         parts = getattr(data, "parts", None)
         if parts is not None and parts.how != "folders":
             parts.write_lists(run / SPLIT)
-    print(f"Data: {data.spec.title}, {_images(data)} to train on, {len(valid)} to validate, {_classes(data)}.")
+    print(f"Data: {data.spec.title}, {_images(data)} to train on, {len(validation)} to validate, {_classes(data)}.")
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     where = next(model.parameters()).device
     names = f"{recipe.model.backbone['type']} with head {recipe.model.head['type']}"
@@ -192,12 +192,12 @@ def _fit(recipe: Recipe, run: Path, state: dict | None) -> History:
         lr=schedule.lr,
         weight_decay=schedule.weight_decay,
         schedule=training.warmed_up(schedule.schedule, schedule.warmup),
-        clip=schedule.clip,
+        gradient_clip=schedule.clip,
         seed=schedule.seed,
         precision=schedule.precision,
         log_every=max(1, schedule.steps // 20) if schedule.log_every is None else schedule.log_every,
-        valid=valid,
-        valid_every=schedule.valid_every,
+        validation=validation,
+        validate_every=schedule.valid_every,
         num_workers=schedule.num_workers,
         save=save,
         save_every=every,
@@ -211,11 +211,16 @@ def _fit(recipe: Recipe, run: Path, state: dict | None) -> History:
     return history
 
 
+def _is_validated(history: dict) -> bool:
+    """Whether the last step was validated."""
+    return bool(history["validation"]) and history["validation"][-1][0] == len(history["steps"])
+
+
 def _is_best(history: dict) -> bool:
     """Whether the last step was validated, and better than all before."""
-    if not history["valid"] or history["valid"][-1][0] != len(history["steps"]):
+    if not _is_validated(history):
         return False
-    *before, now = (scores["miou"] for _, scores in history["valid"])
+    *before, now = (scores["miou"] for _, scores in history["validation"])
     return all(now > score for score in before)
 
 

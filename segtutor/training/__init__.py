@@ -1,7 +1,11 @@
 """Training and evaluation: the loop that every chapter uses. It knows no model, only losses and metrics."""
 
 from segtutor.training.checkpointing import load_checkpoint, save_checkpoint
-from segtutor.training.loop import History, autocast_dtype, evaluate, fit, poly, warmed_up
+from segtutor.training.evaluate import evaluate
+from segtutor.training.loop import fit
+from segtutor.training.precision import autocast_dtype
+from segtutor.training.reporting import History
+from segtutor.training.schedule import poly, warmed_up
 
 __all__ = [
     "History",

@@ -18,7 +18,7 @@ from torch import nn
 
 from segtutor.files import whole_file
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:

@@ -104,7 +104,7 @@ def plot_history(history: Any, *, score: str = "miou", title: str | None = None)
     runs = dict(history) if isinstance(history, Mapping) else {"": history}
     if not any(run.steps for run in runs.values()):
         raise ValueError("the history has no steps to draw")
-    scored = any(run.valid for run in runs.values())
+    scored = any(run.validation for run in runs.values())
     figure, axes = plt.subplots(1, 2 if scored else 1, figsize=(WIDTH, 2.6), squeeze=False)
     left, right = axes[0, 0], axes[0, -1]
     ends: tuple[list[tuple], list[tuple]] = ([], [])
@@ -114,9 +114,9 @@ def plot_history(history: Any, *, score: str = "miou", title: str | None = None)
         left.plot(run.steps, run.loss, color=color, linewidth=0.7, alpha=0.28)
         left.plot(run.steps, smooth, color=color)
         ends[0].append((run.steps[-1], smooth[-1], name, color))
-        if run.valid:
-            steps = [step for step, _ in run.valid]
-            values = [100 * float(scores[score]) for _, scores in run.valid]
+        if run.validation:
+            steps = [step for step, _ in run.validation]
+            values = [100 * float(scores[score]) for _, scores in run.validation]
             right.plot(steps, values, color=color, marker="o", markersize=4)
             text = f"{name} {values[-1]:.1f}".strip()
             ends[1].append((steps[-1], values[-1], text, color))

@@ -276,6 +276,8 @@ def _labels(mask: Tensor | np.ndarray) -> np.ndarray:
     """(H, W) labels, or (num_classes, H, W) logits -> (H, W) int."""
     tensor = torch.as_tensor(mask).detach().cpu()
     if tensor.dim() == 3 and tensor.is_floating_point():
+        if tensor.isnan().any():
+            raise ValueError("the logits are not numbers (NaN), so they name no classes: the model has diverged")
         tensor = tensor.argmax(0)
     if tensor.dim() != 2:
         raise ValueError(f"a mask is (H, W), got {tuple(tensor.shape)}")

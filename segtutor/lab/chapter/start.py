@@ -26,6 +26,8 @@ class Settings:
 def settings() -> Settings:
     """Decide the size of the run, apply the house style to figures, and say so in one printed line.
 
+    What the package logs, such as a line of progress every so many steps, is printed from now on.
+
     A GPU means a full run, a CPU a quick one; the environment variable ``SEGTUTOR_MODE`` (``quick`` or ``full``)
     overrides that. The number of torch threads and the random state stay as they are.
 
@@ -34,13 +36,14 @@ def settings() -> Settings:
     """
     import torch
 
-    from segtutor import viz
+    from segtutor import logs, viz
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     mode = os.environ.get("SEGTUTOR_MODE") or ("full" if device == "cuda" else "quick")
     if mode not in ("quick", "full"):
         raise ValueError(f"SEGTUTOR_MODE is {mode!r}; set it to 'quick' or 'full', or unset it.")
     viz.apply_style()
+    logs.show()
     # Said by tqdm when timm first loads, with a path of this machine in it; no chapter shows a progress bar.
     warnings.filterwarnings("ignore", message="IProgress not found")
     found = [title for name, (title, _) in _REAL.items() if _available(name)]

@@ -1,0 +1,71 @@
+"""Scoring a model on a data set: one confusion matrix over every pixel of the whole set."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from segtutor.metrics import ConfusionMatrix
+from segtutor.modes import kept_modes
+from segtutor.training.precision import in_float32, prepare
+from segtutor.training.sampling import check_dataset, collate_by_size, seeded
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    batch_size: int = 8,
+    num_classes: int | None = None,
+    ignore_index: int = 255,
+    boundary_width: int | None = 3,
+    device: str | torch.device | None = None,
+    limit: int | None = None,
+    precision: str = "fp32",
+) -> ConfusionMatrix:
+    """Score `model` on `dataset`: one confusion matrix over every pixel of the whole set.
+
+    Args:
+        model: maps images (B, C, H, W) to logits (B, num_classes, H, W); one logit per pixel means background (below
+            zero) against foreground. It runs in evaluation mode; afterwards each module has its own mode back.
+        dataset: as for :func:`fit`, but the images may differ in size.
+        batch_size: images at a time, where their sizes agree; has no influence on the scores.
+        num_classes: None: as many as the model has logits.
+        ignore_index: label of pixels that do not count.
+        boundary_width: pixels on either side of a true border that the boundary score looks at; None: no such score.
+        device: None: where the model is.
+        limit: score only so many images, spread evenly over the set.
+        precision: as for :func:`fit`, but fp32 unless asked.
+
+    Returns:
+        The filled matrix: ``.miou``, ``.iou``, ``.summary()``, ...
+
+    Raises:
+        ValueError: no images, samples that are no (image, mask) pairs, labels that are no class, or logits that are
+            not a number.
+    """
+    check_dataset(dataset, "dataset")
+    device, dtype = prepare(model, device, precision)  # not in inference mode, or what it moves could train no more
+    if limit is not None and limit < len(dataset):
+        dataset = Subset(dataset, [i * len(dataset) // limit for i in range(limit)])
+    confusion = None
+    # Seeded, so that a dataset that draws random numbers is scored alike each time.
+    with kept_modes(model), torch.inference_mode(), seeded(0, device):
+        model.eval()
+        batches = DataLoader(dataset, batch_size, collate_fn=collate_by_size)
+        for images, masks in itertools.chain.from_iterable(batches):
+            images = images.to(device, memory_format=torch.channels_last)
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                logits = in_float32(model(images))
+            if not isinstance(logits, Tensor):
+                raise ValueError("the model returned several tensors: wrap it so that it returns its logits alone")
+            if confusion is None:
+                num_classes = num_classes or max(2, logits.shape[1])
+                confusion = ConfusionMatrix(num_classes, ignore_index=ignore_index, boundary_width=boundary_width)
+            confusion.update(logits, masks.to(device))
+    if confusion is None:
+        raise ValueError("there is nothing to score: the dataset (or limit) has no images")
+    return confusion

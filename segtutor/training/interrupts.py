@@ -1,0 +1,43 @@
+"""Ctrl-C and the signals of a batch system, heard between two steps of a run and not in the middle of one."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+# SIGTERM is what batch systems and containers send before they kill; SIGHUP comes when a terminal is closed.
+_POLITE = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+@contextlib.contextmanager
+def between_steps(*, polite: bool = False) -> Iterator[list[int]]:
+    """Yield a list that signals fill, so that no step is cut in two; the second signal does not wait.
+
+    Args:
+        polite: hear the requests to end as well (SIGTERM, SIGHUP), where nobody else does; after the block such a
+            signal takes its usual course.
+    """
+    asked: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    heard = {}  # number of a signal -> who heard it before
+    if threading.current_thread() is threading.main_thread():  # no other thread may
+        for number in (signal.SIGINT, *(_POLITE if polite else ())):
+            handler = signal.getsignal(number)
+            # Somebody else's handler of SIGTERM stays, and so does a process's order to ignore a signal.
+            if callable(handler) if number == signal.SIGINT else handler == signal.SIG_DFL:
+                heard[number] = handler
+                signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+        if asked and asked[0] in _POLITE:
+            signal.raise_signal(asked[0])

@@ -1,0 +1,137 @@
+"""What a run tells: its curves, a line of progress now and then, TensorBoard files, and a warning of collapse."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segtutor.metrics import ConfusionMatrix
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class History:
+    """What a run of :func:`fit` recorded, one entry per step unless said otherwise.
+
+    Attributes:
+        steps: step numbers, from 1.
+        loss: training loss of each step's batch.
+        lr: learning rate used in each step (of the first parameter group).
+        step_seconds: wall time of each step, loading the batch included, validation excluded.
+        validation: (step, scores) for each validation; the scores are ``ConfusionMatrix.summary()``.
+        seconds: wall time of the whole run, validation included.
+        precision: "fp32", "bf16" or "fp16".
+        interrupted: True when Ctrl-C (or Jupyter's stop button) ended the run early.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    validation: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    seconds: float = 0.0
+    precision: str = "fp32"
+    interrupted: bool = False
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Median seconds per step: the first steps, which warm caches up, do not count against the rest."""
+        return statistics.median(self.step_seconds) if self.step_seconds else float("nan")
+
+    def __repr__(self) -> str:
+        if not self.steps:
+            return "History(no steps)"
+        return (
+            f"History({len(self.steps)} steps in {self.precision}, loss {self.loss[0]:.3f} -> {self.loss[-1]:.3f}, "
+            f"{1000 * self.seconds_per_step:.0f} ms/step{', interrupted' if self.interrupted else ''})"
+        )
+
+
+class Reporter:
+    """Fills the history, logs a line every `log_every` steps, and writes TensorBoard files into `log_dir`.
+
+    Args:
+        steps: of the whole run.
+        log_every: None: no lines.
+        log_dir: None: no TensorBoard files.
+
+    Raises:
+        ValueError: less than one step.
+        ImportError: TensorBoard is wanted and not installed.
+    """
+
+    def __init__(self, steps: int, log_every: int | None, log_dir: str | Path | None):
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        self.total, self.log_every = steps, log_every
+        self.board: Any = None
+        if log_dir is not None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ImportError(
+                    "log_dir writes TensorBoard files and TensorBoard is not installed: pip install tensorboard, or "
+                    "leave log_dir out"
+                ) from error
+            self.board = SummaryWriter(log_dir)
+
+    def __enter__(self) -> Reporter:
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.board is not None:
+            self.board.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run, or this part of it, began."""
+        return time.perf_counter() - self.start
+
+    def record(self, history: History, step: int, loss: float, lr: float, seconds: float) -> None:
+        """Enter one finished step."""
+        history.steps.append(step)
+        history.loss.append(loss)
+        history.lr.append(lr)
+        history.step_seconds.append(seconds)
+        if self.board is not None:
+            self.board.add_scalar("train/loss", loss, step)
+            self.board.add_scalar("train/lr", lr, step)
+        if self.log_every and (step % self.log_every == 0 or step == self.total):
+            recent = history.loss[-self.log_every :]
+            left = history.seconds_per_step * (self.total - step)
+            width = len(str(self.total))
+            logger.info(
+                f"step {step:>{width}}/{self.total}  loss {sum(recent) / len(recent):.4f}  lr {lr:.2e}  "
+                f"{1000 * history.seconds_per_step:.0f} ms/step  {_clock(left)} left"
+            )
+
+    def validated(self, history: History, step: int, confusion: ConfusionMatrix) -> None:
+        """Enter the scores of a validation; warn when nearly every pixel gets one class that few pixels have."""
+        scores = confusion.summary()
+        history.validation.append((step, scores))
+        if self.board is not None:
+            for name, value in scores.items():
+                self.board.add_scalar(f"validation/{name}", value, step)
+        if self.log_every:
+            logger.info(f"step {step}/{self.total}  validation mIoU {float(confusion.miou):.4f}")
+        matrix = confusion.matrix.double()  # (C, C) [true, predicted]
+        predicted, true = (matrix.sum(dim) / matrix.sum().clamp(min=1) for dim in (0, 1))
+        top = int(predicted.argmax())
+        if predicted[top] > 0.99 and true[top] < 0.99:
+            warnings.warn(
+                f"at step {step} the model answers class {top} for {100 * float(predicted[top]):.1f} % of the pixels, "
+                f"which have that class in {100 * float(true[top]):.1f} %: it has collapsed, or not learnt yet",
+                stacklevel=4,
+            )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
