@@ -551,7 +551,7 @@ def test_auxiliary_is_the_weighted_sum_of_two_outputs(loss):
 def test_auxiliary_says_how_to_call_it():
     logits, target = batch("multiclass")
     for outputs in (logits, (logits,), (logits, logits, logits)):
-        with pytest.raises(ValueError, match="forward=model.forward_with_auxiliary"):
+        with pytest.raises(ValueError, match="auxiliary=True"):
             AuxiliaryLoss()(outputs, target)
     with pytest.raises(ValueError, match="-1"):
         AuxiliaryLoss(-1)

@@ -50,7 +50,7 @@ class AuxiliaryLoss(nn.Module):
         ValueError: a negative weight; in the call, anything but a pair of logits.
 
     Example:
-        >>> fit(model, dataset, steps=400, loss=AuxiliaryLoss(), forward=model.forward_with_auxiliary)
+        >>> fit(model, dataset, steps=400, loss=AuxiliaryLoss(), auxiliary=True)
     """
 
     def __init__(self, weight: float = 0.4, loss: nn.Module | None = None):
@@ -63,8 +63,7 @@ class AuxiliaryLoss(nn.Module):
     def forward(self, outputs: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
         if isinstance(outputs, Tensor) or len(outputs) != 2:
             raise ValueError(
-                "AuxiliaryLoss takes the pair (logits, auxiliary logits): "
-                "train with fit(..., forward=model.forward_with_auxiliary)"
+                "AuxiliaryLoss takes the pair (logits, auxiliary logits): train with fit(..., auxiliary=True)"
             )
         logits, auxiliary_logits = outputs
         return self.loss(logits, target) + self.weight * self.loss(auxiliary_logits, target)

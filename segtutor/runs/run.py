@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -187,7 +186,7 @@ def _fit(recipe: Recipe, run: Path, state: dict | None) -> History:
         data,
         steps=schedule.steps,
         loss=schedule.make_loss(data.spec.ignore_index, recipe.model.auxiliary),
-        forward=partial(model, auxiliary=True) if recipe.model.auxiliary else None,
+        auxiliary=recipe.model.auxiliary,
         batch_size=schedule.batch_size,
         lr=schedule.lr,
         weight_decay=schedule.weight_decay,

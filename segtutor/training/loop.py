@@ -38,7 +38,6 @@ def fit(
     steps: int,
     loss: Callable[[Tensor | tuple[Tensor, ...], Tensor], Tensor] | None = None,
     auxiliary: bool = False,
-    forward: Callable[[Tensor], Tensor | tuple[Tensor, ...]] | None = None,
     batch_size: int = 8,
     lr: float = 1e-3,
     weight_decay: float = 1e-4,
@@ -151,7 +150,7 @@ def fit(
                 images, masks = next(batches)
                 images = images.to(device, memory_format=torch.channels_last)
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                    outputs = model(images, auxiliary=True) if auxiliary else (forward or model)(images)
+                    outputs = model(images, auxiliary=True) if auxiliary else model(images)
                 value = loss(in_float32(outputs), masks.to(device))
                 number = _finite(value.item(), step, optimizer)
                 optimizer.zero_grad(set_to_none=True)

@@ -1,7 +1,6 @@
 """Chapter 06: its row of the running table, what pyramid pooling sees, what it costs, and what the second loss does."""
 
 import statistics
-from functools import partial
 
 import torch
 from torch import nn
@@ -198,7 +197,7 @@ def auxiliary(seed, quick, log):
             "seed": seed,
             "precision": "fp32",
         }
-        log(f"{name}: {fit(model, train, loss=loss, forward=partial(model, auxiliary=True), **settings)}")
+        log(f"{name}: {fit(model, train, loss=loss, auxiliary=True, **settings)}")
         smooth = [statistics.fmean(main[max(0, i - 19) : i + 1]) for i in range(len(main))]
         reached = [i + 1 for i, value in enumerate(smooth) if i >= 19 and value < 0.9]
         values[f"{name}/miou"] = evaluate(model, test, boundary_width=None, limit=8 if quick else None).miou
