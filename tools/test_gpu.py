@@ -52,8 +52,8 @@ def check(names: tuple[str, ...], advice: str) -> None:
         raise SystemExit(f"{sys.executable} lacks {', '.join(missing)}: {advice}")
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the tests; returns pytest's exit status."""
+def environment() -> dict[str, str]:
+    """Variables of a process on this interpreter, with what the bundle brought; stops where something is missing."""
     check(OWN, "install them first, or name another interpreter with PYTHON=.")
     import torch
 
@@ -67,20 +67,32 @@ def main(arguments: list[str]) -> int:
     importlib.invalidate_caches()
     check(TOOLS, "install them, or bring them along in offline-bundle (`make offline-bundle`).")
 
-    environment = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")
-    environment["PYTHONPATH"] = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
-    if not environment.get("SEGTUTOR_DATA") and (BUNDLE / "data").is_dir():
-        environment["SEGTUTOR_DATA"] = str(BUNDLE / "data")
+    variables = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")
+    variables["PYTHONPATH"] = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
+    if BUNDLE.is_dir():
+        if not variables.get("SEGTUTOR_DATA") and (BUNDLE / "data").is_dir():
+            variables["SEGTUTOR_DATA"] = str(BUNDLE / "data")
+        about = json.loads((BUNDLE / "bundle.json").read_text(encoding="utf-8"))
+        variables.setdefault("SEGTUTOR_COMMIT", about.get("commit", ""))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU (a rehearsal)"
     versions = [f"{name} {importlib.import_module(name).__version__}" for name in OWN]
     print(f"Python {sys.version.split()[0]}, {', '.join(versions)}, on {device}", flush=True)
+    return variables
 
+
+def tests(arguments: list[str]) -> list[str]:
+    """The command that runs the tests that need a GPU, and every notebook."""
     # only files that hold such tests: the others may need oracles that this interpreter has no reason to have
     files = sorted(ROOT.glob("tests/test_*.py"))
     files = [path for path in files if "mark.gpu" in path.read_text(encoding="utf-8")]
     command = [sys.executable, "-m", "pytest", "-m", "gpu or notebook", "--nbval-lax", "--nbval-current-env"]
-    command += [f"--nbval-cell-timeout={CELL_TIMEOUT}", *map(str, files), str(ROOT / "notebooks"), *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment).returncode
+    return [*command, f"--nbval-cell-timeout={CELL_TIMEOUT}", *map(str, files), str(ROOT / "notebooks"), *arguments]
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the tests; returns pytest's exit status."""
+    variables = environment()
+    return subprocess.run(tests(arguments), cwd=ROOT, env=variables).returncode
 
 
 if __name__ == "__main__":
