@@ -20,7 +20,9 @@ from segtutor.lab.results import FOLDER, ResultsError, Row, parse_row, plural, r
 
 
 def default_folder() -> Path:
-    """The package's own folder in a checkout that can be written, else ``./segtutor-results``."""
+    """``SEGTUTOR_RESULTS``, else the package's own folder in a writable checkout, else ``./segtutor-results``."""
+    if os.environ.get("SEGTUTOR_RESULTS"):
+        return Path(os.environ["SEGTUTOR_RESULTS"])
     if not commit().startswith("unknown") and os.access(FOLDER, os.W_OK):
         return FOLDER
     return Path("segtutor-results")
