@@ -197,12 +197,14 @@ def trained(protocol: Protocol, key: str, lr: float, steps: int, seed: int, quic
     curve, best = [], {}
 
     def keep(state):
-        step, scores = state["history"]["validation"][-1]
-        if len(curve) < len(state["history"]["validation"]):
-            curve.append((step, scores["miou"]))
-            log(f"lr {lr:g}, step {step}: validation mIoU {scores['miou']:.3f}")
-            if scores["miou"] == max(score for _, score in curve) and scores["miou"] > best.get("miou", -1):
-                best.update(miou=scores["miou"], weights=copy.deepcopy(model.state_dict()))
+        scored = state["history"]["validation"]
+        if len(curve) == len(scored):  # a state handed out before the validation
+            return
+        step, scores = scored[-1]
+        curve.append((step, scores["miou"]))
+        log(f"lr {lr:g}, step {step}: validation mIoU {scores['miou']:.3f}")
+        if scores["miou"] > best.get("miou", -1):
+            best.update(miou=scores["miou"], weights=copy.deepcopy(model.state_dict()))
 
     fit(
         model,
