@@ -403,6 +403,20 @@ def test_a_loss_that_is_not_finite_names_the_step(value):
     assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
+def test_a_batch_transform_sees_every_training_batch_and_no_other():
+    seen = []
+
+    def mirrored(images, masks):
+        seen.append(len(images))
+        return images.flip(-1), masks.flip(-1)
+
+    plain = Blocks(augment=False)
+    by_hand = train(dataset=[mirrored(*plain[i]) for i in range(len(plain))], validation=plain, steps=3)
+    seen.clear()
+    transformed = train(dataset=plain, batch_transform=mirrored, validation=plain, steps=3)
+    assert transformed.loss == by_hand.loss and transformed.validation == by_hand.validation and seen == [4, 4, 4]
+
+
 def test_void_pixels_do_not_train():
     data = Blocks(8, augment=False, void=True)
     history = train(dataset=data, steps=1, batch_size=8)

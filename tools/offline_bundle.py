@@ -27,7 +27,7 @@ BUNDLE = ROOT / "offline-bundle"
 LIMIT = 56 * 2**20  # bytes
 PRESENT = ("torch", "torchvision", "timm", "scipy", "matplotlib")
 BROUGHT = ("pytest", "pytest-xdist", "nbval", "ipykernel", "nbclient", "hypothesis", "torchmetrics")
-BROUGHT += ("segmentation-models-pytorch",)
+BROUGHT += ("segmentation-models-pytorch", "pydantic")
 GLIBC = (5, 12, 17, 24, 27, 28, 31, 34)  # pip matches a manylinux tag exactly
 # Interactive completion and the debugger: large, and loaded only when somebody sits at the keyboard
 LEFT_OUT = ("jedi", "parso", "debugpy")

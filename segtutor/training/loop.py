@@ -44,6 +44,7 @@ def fit(
     optimizer: torch.optim.Optimizer | None = None,
     schedule: str | Schedule = "poly",
     gradient_clip: float | None = None,
+    batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     precision: str = "auto",
@@ -81,6 +82,8 @@ def fit(
         optimizer: one that holds the model's parameters already. None: `AdamW(lr, weight_decay)`.
         schedule: "poly" (:func:`poly`), "constant", or a function (step, steps) -> factor on the learning rate.
         gradient_clip: largest allowed norm of the gradient; None: no clipping.
+        batch_transform: called on the images and masks of each training batch on the device, such as
+            `segtutor.data.batch_transforms.RandomView`; images of the dataset then need no normalisation of their own.
         seed: seeds shuffling, augmentation and dropout.
         device: where to train; the model is moved there. None: where the model is.
         precision: "auto" (see :func:`autocast_dtype`), "fp32", "bf16" or "fp16" (CUDA only).
@@ -147,11 +150,13 @@ def fit(
                 tick, whole = time.perf_counter(), False
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = base * factor(step - 1, steps)
-                images, masks = next(batches)
-                images = images.to(device, memory_format=torch.channels_last)
+                images, masks = (batch.to(device) for batch in next(batches))
+                if batch_transform is not None:
+                    images, masks = batch_transform(images, masks)
+                images = images.contiguous(memory_format=torch.channels_last)
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
                     outputs = model(images, auxiliary=True) if auxiliary else model(images)
-                value = loss(in_float32(outputs), masks.to(device))
+                value = loss(in_float32(outputs), masks)
                 number = _finite(value.item(), step, optimizer)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(value).backward()
