@@ -47,7 +47,7 @@ ARROWS = {
     "lab.results": set(),
     "lab.claims": {"lab.papers", "lab.results"},
     "lab.harness": {"lab.results", "files", "probe"},
-    "lab.protocols": {"lab.harness", "lab.papers"} | LIBRARY,
+    "lab.protocols": {"lab.harness", "lab.papers", "lab.results"} | LIBRARY,
     "lab.experiments": {"lab.harness", "lab.protocols", "lab.papers"} | LIBRARY,
     "lab.source": set(),
     "lab.chapter": {"data", "logs", "training", "viz", "probe", "lab"},
