@@ -169,7 +169,7 @@ def test_tiles_of_the_stand_in_have_their_size(capsys):
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
-        (("camvit",), {}, "no data set 'camvit'; a chapter has camvid"),
+        (("camvit",), {}, "no data set 'camvit'; use one of camvid"),
         (("scenes", "valid"), {}, "no split 'valid'; use train"),
         (("camvid",), {"tile": 64}, "not cut into tiles"),
     ],

@@ -1,6 +1,6 @@
 """Where the book's evidence comes from: published facts, experiments, measured rows, claims and their verdicts.
 
-The lab stands on the library; the library never imports it.
+The lab imports the library; the library never imports the lab.
 """
 
 from importlib import import_module

@@ -27,7 +27,7 @@ class Source:
 
 
 def show_source(obj: Any, *, skeleton: bool = False, part: str | None = None, docstring: bool = True) -> Source:
-    """The source of a class, function or module, as it stands in the library.
+    """The source of a class, function or module, as it is in the library.
 
     Args:
         obj: class, function, method or module; of an instance, its class.

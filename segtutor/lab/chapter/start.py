@@ -100,7 +100,7 @@ def dataset(
     from segtutor import data
 
     if name not in _REAL and name not in _SYNTHETIC:
-        raise ValueError(f"There is no data set {name!r}; a chapter has {', '.join([*_REAL, *_SYNTHETIC])}.")
+        raise ValueError(f"There is no data set {name!r}; use one of {', '.join([*_REAL, *_SYNTHETIC])}.")
     if split not in _SPLITS:
         raise ValueError(f"There is no split {split!r}; use {', '.join(_SPLITS)}.")
     if tile is not None and name == "camvid":

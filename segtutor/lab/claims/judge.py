@@ -23,7 +23,7 @@ class Judgement:
 
 
 def judge(claim: Claim | str, *, folder: Path | str | None = None) -> Judgement:
-    """The verdict on a claim as the rows stand; "not yet measured" when one of its rows is missing.
+    """The verdict on a claim by the measured rows; "not yet measured" when one of them is missing.
 
     Args:
         claim: A claim or its id.

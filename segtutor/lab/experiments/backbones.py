@@ -28,7 +28,7 @@ FIVE = {
 
 
 def build(name, **backbone):
-    """One of the five, with settings of its backbone replaced."""
+    """Build one of the five models, with some settings of its backbone replaced."""
     from segtutor.factory import create_model
 
     config = FIVE[name]
@@ -135,7 +135,7 @@ def memory(seed, quick, log):
 
 
 def checkpointed(name):
-    """Register ``BB-6/<name>``: gradient checkpointing in one of the five."""
+    """Register ``BB-6/<name>``: what gradient checkpointing costs and saves in one of the five."""
 
     @experiment(
         f"BB-6/{name}",

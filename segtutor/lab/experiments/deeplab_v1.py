@@ -1,4 +1,4 @@
-"""Chapter 07: what holes in a kernel buy and cost, what the dense CRF does to borders, and how long it takes."""
+"""Chapter 07: what dilation buys and costs, what the dense CRF does to borders, and how long it takes."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ PHOTOGRAPH = (1, 3, 360, 480)
 
 
 def dense_at_32():
-    """LargeFOV's layers on VGG-16 as it was: all five pools halve the map, and no kernel has holes."""
+    """LargeFOV's layers on VGG-16 as it was: all five pools halve the map, and no kernel is dilated."""
     from segtutor.models.vgg import VGG16
 
     model = DeepLabV1(21, rate=1)
@@ -47,8 +47,8 @@ def dense_at_32():
     "fc8 measured by gradients with one channel per layer; FLOPs and the most bytes held at once are those of output "
     "stride 8 with dilation over output stride 32 without",
 )
-def holes(seed, quick, log):
-    """Parameters, field, resolution and cost of fc6's holes and of the output stride that they make possible."""
+def dilation(seed, quick, log):
+    """Parameters, field, resolution and cost of a dilated fc6 and of the output stride that dilation makes possible."""
     from segtutor import probe
 
     narrow = {rate: DeepLabV1(2, rate=rate, widths=(1,) * 5, hidden=1) for rate in (1, 12)}
@@ -114,7 +114,7 @@ def without_strides():
     "with every stride replaced by dilation over the published net at output stride 8; most bytes that a training step "
     "holds on top of the weights",
 )
-def strides_that_are_left(seed, quick, log):
+def remaining_stride(seed, quick, log):
     """How many pixels share a score, and what it would cost to give each its own."""
     from segtutor import probe
 
@@ -164,7 +164,7 @@ def peak_memory(height, width) -> float:
     "processor time, median and quartiles of 5 runs after one; memory is the peak of a fresh process, torch included",
 )
 def crf_speed(seed, quick, log):
-    """What the fast dense CRF takes on a photograph."""
+    """Time and memory of the fast dense CRF on one image."""
     from segtutor.models import DenseCRF
 
     size = (60, 80) if quick else (360, 480)

@@ -47,7 +47,7 @@ HEADS = {
 
 
 def with_head(backbone, options):
-    """The tiny DeepLab v3 with another ASPP, on its whole backbone or on the stem, whose 11 pixels lie at stride 4."""
+    """The tiny DeepLab v3 with another ASPP, on its whole backbone or on the stem, which sees 11 pixels at stride 4."""
     from segtutor.models.deeplab_v3 import ASPP
 
     model = _tiny(11)
@@ -103,7 +103,7 @@ def found_by_size(model, dataset, classes):
     "pixels of connected things found, small below 8 pixels (square root of the area), large from 16 on",
 )
 def object_sizes(seed, quick, log):
-    """What is found of small, medium and large things, with one rate, three rates, and image pooling."""
+    """How much of small, medium and large things is found with one rate, three rates, and image pooling."""
     from segtutor.data import SyntheticScenes
     from segtutor.data.transforms import eval_transform
     from segtutor.training import evaluate, fit

@@ -74,7 +74,7 @@ def _built(num_classes, seed, *args, **options):
 
 
 def linear_probe(model, train, test, stage, images=60):
-    """How well one linear map of a stage's features says the class: least squares, no training steps.
+    """How well a linear map of a stage's features predicts the class, fitted by least squares.
 
     Returns:
         ConfusionMatrix: Over the test images, with a boundary band of 3 pixels.
@@ -110,7 +110,7 @@ def linear_probe(model, train, test, stage, images=60):
     "pixels farther than 3 from a border, border: the others",
 )
 def hierarchy(seed, quick, log):
-    """What a linear map can read off each stage of a trained encoder, inside regions and at their borders."""
+    """How well a linear map predicts the classes from each stage of an encoder, inside regions and at borders."""
     train, test = _scenes(2400, 100 + seed), _scenes(60, 7)
     model = _train(_built(11, seed, skips=True), train, 5 if quick else 300, seed, log).eval()
     values = {}
@@ -135,7 +135,7 @@ def hierarchy(seed, quick, log):
     "9 (local), 46 (pooled) and 31 pixels (dilated); 200 steps of batch 8",
 )
 def context(seed, quick, log):
-    """Accuracy on discs whose class only their surroundings tell."""
+    """Accuracy on discs whose class depends on their surroundings alone."""
     from segtutor.training import evaluate
 
     train, test, values = Discs(800, 200 + seed, 5, SIZE), Discs(8 if quick else 75, 7, 5, SIZE), {}

@@ -26,7 +26,7 @@ def check_cell(config):
     """Build one combination and use it as a student would; returns its FLOPs for one image of 512x512.
 
     Raises:
-        ArithmeticError: a number is not finite, or the reloaded model computes something else.
+        ArithmeticError: a number is not finite, a gradient is missing, or the reloaded model gives other logits.
     """
     import torch
     import torch.nn.functional as F
@@ -50,7 +50,7 @@ def check_cell(config):
         model.train().zero_grad(set_to_none=True)
         features, output = model.forward_features(images)
         loss = F.cross_entropy(resize(output.logits, images.shape[2:]), target)
-        # What only an unread map needs, such as its normalisation, has no gradient of the loss, and is no fault.
+        # What only an unread map needs, such as its normalisation, has no gradient of the loss, which is not an error.
         (loss + 0 * sum(map_.sum() for map_ in features.maps)).backward()
         missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
         if missing:
@@ -64,7 +64,7 @@ def check_cell(config):
         model.save_pretrained(folder)
         again = SegmentationModel.from_pretrained(folder)
         if not again(images).equal(before):
-            raise ArithmeticError("the reloaded model computes something else")
+            raise ArithmeticError("the reloaded model gives other logits than the model that was saved")
     return flops
 
 
@@ -101,7 +101,7 @@ for _backbone, _section in list_backbone_names().items():
 # ---------------------------------------------------------------------------------------------------------------- speed
 
 SIDE, BATCH, CLASSES = 256, 2, 19
-# head -> (its settings that are nearest to the library's, backbone section, how the library builds its model)
+# head -> (its settings that are nearest to smp's, backbone section, smp's model, its encoder and options)
 NEAREST = {
     "fpn": ({}, {"type": "resnet", "depth": 50}, "FPN", "resnet50", {}),
     "aspp": (
@@ -131,10 +131,10 @@ def _words(settings):
 
 
 def called_dilated(model):
-    """Say of the 1x1 convolutions of a ResNet's last stage that they are dilated, as the library does.
+    """Mark the 1x1 convolutions of a ResNet's last stage as dilated, as smp does.
 
-    A single tap has nothing to spread, so the numbers stay. But on one thread PyTorch keeps a slower kernel for 1x1
-    convolutions that are not called dilated.
+    A single tap has nothing to spread, so the numbers stay. But on one thread PyTorch uses a slower kernel for 1x1
+    convolutions that are not marked so.
     """
     from torch import nn
 
@@ -158,7 +158,7 @@ def _speed_row(head, settings, backbone, name, encoder, options, key="", change=
         "are not the same",
     )
     def row(seed, quick, log):
-        """A factory model over the library's nearest one: inference, training step, FLOPs, parameters, memory."""
+        """A factory model over smp's nearest one: time of inference and training step, FLOPs, parameters, memory."""
         import torch
 
         from segtutor import probe
@@ -212,7 +212,7 @@ _speed_row(
     "median of 5 calls each, after import",
 )
 def building(seed, quick, log):
-    """What the factory adds to the calls underneath, and how long asking for channels takes."""
+    """What create_model takes beside the calls that it makes, and how long get_backbone_channels takes."""
     import timm
 
     from segtutor.factory import create_head, create_model, get_backbone_channels

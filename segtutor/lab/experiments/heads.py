@@ -19,7 +19,7 @@ COUNTED, TIMED = 512, 192
 
 
 def _at_stride_8(which):
-    """ResNet-50 with a map at stride 8 under the plain head, made by the one or by the other."""
+    """ResNet-50 under the plain head at stride 8, by dilation ("dilated") or "jpu", or at stride 32 ("coarse")."""
     from segtutor.factory import create_model
 
     backbone, head = {"type": "resnet", "depth": 50}, {"type": "fcn", "proj_dim": 512}

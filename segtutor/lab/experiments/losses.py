@@ -1,4 +1,4 @@
-"""LOSS-1: whose pixels pull on the network under each loss, and what that does to a rare class."""
+"""Chapter 01: which pixels the gradient comes from under each loss, and what that does to a rare class."""
 
 from segtutor.lab.harness import experiment
 
@@ -31,7 +31,7 @@ def _net(num_classes, width=20):
 
 
 def _share_of_gradient(loss, logits, target, label):
-    """Part of the gradient with respect to the logits (sum of absolute values) that stands on pixels of one class."""
+    """Part of the gradient with respect to the logits (sum of absolute values) that falls on pixels of one class."""
     logits = logits.clone().requires_grad_()
     loss(logits, target).backward()
     pull = logits.grad.abs().sum(dim=1)  # (B, H, W)
@@ -84,7 +84,7 @@ def gradient_shares(seed, quick, log):
 
 
 def _losses(share_of_class):
-    """The rivals, by the name that their rows carry; weights are SegNet's median frequency balancing."""
+    """The losses that are compared, by their names in the rows; weights by SegNet's median frequency balancing."""
     import torch
 
     from segtutor.losses import CombinedLoss, CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss

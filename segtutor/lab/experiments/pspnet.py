@@ -39,11 +39,11 @@ def short(num_classes, bins, widths=(16, 32, 32, 32)):
 
 
 def reach(model, side):
-    """How many pixels away from an output pixel the farthest pixel is that it can see, straight up or down."""
+    """How many pixels far an output pixel can see, straight up or down."""
     from segtutor import probe
 
     farthest = 0
-    for offset in range(8):  # the field lies differently around each pixel of a stride
+    for offset in range(8):  # the field is placed differently around each pixel of a stride
         field = probe.receptive_field(model, (side, side), at=(side // 2 + offset, side // 2 + offset))
         if field.clipped:
             return side
@@ -63,7 +63,7 @@ def reach(model, side):
     "pixel up or down that an output pixel can see",
 )
 def context(seed, quick, log):
-    """Accuracy on discs whose class is decided by a light that stands out of the backbone's sight."""
+    """Accuracy on discs whose class is decided by a light outside the backbone's receptive field."""
     from segtutor import models
     from segtutor.models import segnet
     from segtutor.training import evaluate, fit
@@ -89,7 +89,8 @@ def context(seed, quick, log):
     sights["segnet"] = models.SegNet(2, widths=(4,) * 5)
     values = {f"{name}/reach": reach(model, 640) for name, model in sights.items()}
     if not values["short/reach"] < DISTANCE:
-        raise BenchmarkError(f"the local net sees {values['short/reach']} pixels far, which is not below {DISTANCE}")
+        seen = values["short/reach"]
+        raise BenchmarkError(f"The short network must see less than {DISTANCE} pixels far, but sees {seen}.")
     for name, build in builds.items():
         torch.manual_seed(seed)
         model, steps = build(), 5 if quick else LONG if name == "deep_long" else STEPS

@@ -18,7 +18,7 @@ SIZE = (360, 480)  # of the paper's CamVid images
 
 
 class Upsampled(SegNet):
-    """SegNet without its indices: each decoder stage receives the map below it resized, and nothing from across."""
+    """SegNet without its indices: each decoder stage receives the map below it, resized, and nothing else."""
 
     def across(self, x, skip):
         return resize(x, skip)
@@ -64,7 +64,7 @@ class Concatenated(Added):
 
 
 def _networks(num_classes, width=64, **options):
-    """SegNet, the same net with other things crossing, and U-Net of equal width at the four levels that both have."""
+    """SegNet, the same network with other things sent across, and U-Net of equal width at the four levels of both."""
     from segtutor.models import UNet
 
     widths = tuple(width * factor for factor in (1, 2, 4, 8, 8))
@@ -108,7 +108,7 @@ def carried_bytes(model, size):
     "weights; U-Net has 64 channels at its first level and batch normalisation",
 )
 def memory(seed, quick, log):
-    """Bytes across, kept and at the peak, for SegNet, for the same net with maps crossing, and for U-Net."""
+    """Bytes sent across, kept and at the peak: SegNet, the same network that sends maps across, and U-Net."""
     from segtutor import probe
 
     with torch.device("meta"):
@@ -137,7 +137,7 @@ def memory(seed, quick, log):
     "quartiles",
 )
 def step_time(seed, quick, log):
-    """A training step and an inference of SegNet over those of its rivals."""
+    """A training step and an inference of SegNet over those of the networks that send maps across."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(1, 3, 96, 128, generator=generator).contiguous(memory_format=torch.channels_last)
     target = torch.zeros(1, 96, 128, dtype=torch.long)
@@ -171,7 +171,7 @@ def _compare(names, data, seed, quick, log):
     "AdamW at learning rate 2e-3, scored on 100 other images",
 )
 def cells(seed, quick, log):
-    """Borders of SegNet and its rivals on thin synthetic membranes."""
+    """Borders of SegNet and of networks that send maps across on thin synthetic membranes."""
     names = ("segnet", "upsampled", "added", "concatenated", "unet")
     return _compare(names, membranes.synthetic_cells(seed, quick), seed, quick, log)
 
@@ -186,7 +186,7 @@ def cells(seed, quick, log):
     "at learning rate 2e-3",
 )
 def vnc(seed, quick, log):
-    """Borders of SegNet and its rivals on real tissue."""
+    """Borders of SegNet and of networks that send maps across on real tissue."""
     return _compare(("segnet", "concatenated", "unet"), real_data.tissue(quick), seed, quick, log)
 
 

@@ -93,7 +93,7 @@ def networks(side):
 
 
 def frozen(model):
-    """The model in training mode, its batch normalisation at the running statistics.
+    """Put a model into training mode, but its batch normalisation at the running statistics.
 
     One image has one value per channel in the pyramid's coarsest bin, of which transformers' takes no statistics.
     """

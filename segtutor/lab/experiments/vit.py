@@ -30,7 +30,7 @@ NARROW = {"width": 192, "depth": 4, "heads": 3}
 
 
 def explicit():
-    """Within it, the ViT writes its attention weights down in place of calling the fused kernel."""
+    """A context in which the ViT computes its attention weights in place of calling the fused kernel."""
     from segtutor.models import vit
 
     return mock.patch.object(vit, "attention", lambda *qkv: vit.softmax_attention(*qkv)[0])
@@ -55,7 +55,7 @@ def _within(context, once):
 
 
 def exponent(values) -> float:
-    """The power of the number of pixels that the values follow: {side: value}, least squares on logarithms."""
+    """The exponent p of value ~ pixels**p, fitted to {side: value} by least squares on logarithms."""
     x, y = [2 * math.log(side) for side in values], [math.log(value) for value in values.values()]
     return statistics.linear_regression(x, y).slope
 

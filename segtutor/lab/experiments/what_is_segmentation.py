@@ -1,4 +1,4 @@
-"""INTRO-1: how many boxes does a perfect semantic mask still hold?"""
+"""Chapter 00: how many objects' boxes can be read off a perfect semantic mask."""
 
 import torch
 
@@ -44,7 +44,7 @@ def _recall(found: torch.Tensor, true: torch.Tensor) -> float:
     "regions, a box counts as found at IoU above 0.5, 300 masks for each number of discs",
 )
 def boxes_from_perfect_masks(seed, quick, log):
-    """Share of the objects' boxes that the connected regions of a perfect semantic mask give back."""
+    """Share of the objects whose box is that of a connected region of a perfect semantic mask."""
     generator = torch.Generator().manual_seed(seed)
     images = 20 if quick else 300
     recall = {}

@@ -1,4 +1,4 @@
-"""The machinery that measures: experiments are functions, their rows land in ``segtutor/lab/results``.
+"""The machinery that measures: experiments are functions, and their values become rows in ``segtutor/lab/results``::
 
     @experiment("FCN-2", claim="FCN-2", unit={"miou": "mIoU"}, conditions="CamVid 120x160, 2,000 steps of batch 8")
     def skips(seed, quick, log):

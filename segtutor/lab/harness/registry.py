@@ -46,7 +46,7 @@ class Experiment:
 
     @property
     def command(self) -> str:
-        """The command that measures it, which also stands in its rows."""
+        """The command that measures it, as its rows record it."""
         return f"segtutor benchmark {self.id}"
 
     def unit_of(self, metric: str) -> str:

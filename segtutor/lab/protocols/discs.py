@@ -1,4 +1,4 @@
-"""Discs whose class only their surroundings tell: what a network answers shows how far it sees."""
+"""Discs whose class depends on their surroundings alone: a network's accuracy shows how far it sees."""
 
 import torch
 from torch import Tensor

@@ -121,7 +121,7 @@ def longer_side(field: "ReceptiveField", side: int = FIELD) -> int:
     if (field.height, field.width) == (side, side):
         return side
     if field.clipped:
-        raise BenchmarkError(f"the receptive field is cut off by the border of an image of {side}x{side}: {field}")
+        raise BenchmarkError(f"The receptive field is cut off by the border of an image of {side}x{side}: {field}")
     return max(field.height, field.width)
 
 
