@@ -6,6 +6,7 @@ validation; the test set is looked at once, at the end.
 """
 
 import copy
+import functools
 import statistics
 from dataclasses import dataclass
 
@@ -83,17 +84,27 @@ class Protocol:
 
     def data(self, split: str):
         """A split in memory: images in [0, 1], masks, ``.spec``, and for the test set ``.groups`` of image numbers."""
-        from segtutor.data import CamVid, DrosophilaVNC, available
+        return read(self.name, split)
 
-        name = "CamVid" if self.name == "street" else "DrosophilaVNC"
-        if not available(name):
-            raise BenchmarkError(f"{self.name} needs {name}: set SEGTUTOR_DATA to the folder that holds it")
-        if self.name == "street":
-            files = CamVid(split, size=(180, 240))
-            new = [i for i, (image, _) in enumerate(files.pairs) if image.name.startswith("Seq05VD")]
-            seen = [i for i in range(len(files)) if i not in set(new)]
-            return InMemory(files, {"new_recording": new, "seen_recording": seen} if split == "test" else {})
-        return InMemory(DrosophilaVNC(split, tile=256), {})
+
+@functools.cache
+def read(protocol: str, split: str):
+    """A split of a protocol's data, read from disk once a process.
+
+    Raises:
+        BenchmarkError: The data are not on this machine.
+    """
+    from segtutor.data import CamVid, DrosophilaVNC, available
+
+    name = "CamVid" if protocol == "street" else "DrosophilaVNC"
+    if not available(name):
+        raise BenchmarkError(f"{protocol} needs {name}: set SEGTUTOR_DATA to the folder that holds it")
+    if protocol == "street":
+        files = CamVid(split, size=(180, 240))
+        new = [i for i, (image, _) in enumerate(files.pairs) if image.name.startswith("Seq05VD")]
+        seen = [i for i in range(len(files)) if i not in set(new)]
+        return InMemory(files, {"new_recording": new, "seen_recording": seen} if split == "test" else {})
+    return InMemory(DrosophilaVNC(split, tile=256), {})
 
 
 STREET = Protocol("street", 3000, (144, 192), "CamVid at 180x240 (367 training, 101 validation, 233 test images)")
