@@ -79,7 +79,7 @@ def test_a_run_from_config_to_prediction(tmp_path, config, capsys):
     assert written["schedule"]["steps"] == 4 and written["schedule"]["weight_decay"] == 1e-4
     assert written["model"]["num_classes"] == 11 and written["data"]["flip"] is True
     history = json.loads((run / "history.json").read_text())
-    assert history["steps"] == [1, 2, 3, 4] and [step for step, _ in history["valid"]] == [2, 4]
+    assert history["steps"] == [1, 2, 3, 4] and [step for step, _ in history["validation"]] == [2, 4]
     model = SegmentationModel.from_pretrained(run / "model")
     assert model.info.classes[0] == "sky" and model.info.input_size == (32, 48) and model.info.palette[0]
 
@@ -87,7 +87,7 @@ def test_a_run_from_config_to_prediction(tmp_path, config, capsys):
     assert "bicyclist" in (printed := capsys.readouterr().out) and "SyntheticScenes, val, 8 images" in printed
     scores = json.loads((run / "scores.json").read_text())["val"]
     assert scores["weights"] == "best" and set(scores["iou"]) == set(model.info.classes)
-    best = max(history["valid"], key=lambda entry: entry[1]["miou"])
+    best = max(history["validation"], key=lambda entry: entry[1]["miou"])
     assert scores["miou"] == best[1]["miou"] and scores["boundary_miou"] == best[1]["boundary_miou"]
 
     photo = tmp_path / "photo.jpg"
@@ -136,7 +136,7 @@ def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, 
 
 
 @pytest.mark.parametrize(
-    ("valid", "steps", "best"),
+    ("validation", "steps", "best"),
     [
         ([], 4, False),
         ([(2, 0.3)], 2, True),
@@ -146,8 +146,11 @@ def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, 
         ([(2, 0.5), (4, 0.3), (6, 0.4)], 6, False),
     ],
 )
-def test_the_best_model_is_the_one_that_scored_best(valid, steps, best):
-    history = {"steps": list(range(1, steps + 1)), "valid": [(step, {"miou": score}) for step, score in valid]}
+def test_the_best_model_is_the_one_that_scored_best(validation, steps, best):
+    history = {
+        "steps": list(range(1, steps + 1)),
+        "validation": [(step, {"miou": score}) for step, score in validation],
+    }
     assert runs.run._is_best(history) == best
 
 
@@ -181,8 +184,8 @@ def test_training_trains_on_augmented_images(tmp_path, config, monkeypatch):
     with pytest.raises(RuntimeError, match="seen enough"):
         runs.train(config, ["data.crop=[32,32]", "schedule.clip=1", "schedule.warmup=1"], out=tmp_path / "run")
     [(data, rules)] = asked
-    assert data[0][0].shape == (3, 32, 32) and rules["valid"][0][0].shape == (3, 32, 48)
-    assert (rules["clip"], rules["save_every"], rules["seed"], rules["schedule"](0, 6)) == (1.0, 1, 0, 0.5)
+    assert data[0][0].shape == (3, 32, 32) and rules["validation"][0][0].shape == (3, 32, 48)
+    assert (rules["gradient_clip"], rules["save_every"], rules["seed"], rules["schedule"](0, 6)) == (1.0, 1, 0, 0.5)
 
 
 def test_the_loss_leaves_out_what_the_data_leave_out(tmp_path, folder, monkeypatch):
