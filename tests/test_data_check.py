@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from segtutor.data import DatasetReport, SegmentationFolder, check_dataset
-from segtutor.data.check import check_path
+from segtutor.data.check import before_training, check_path
 from segtutor.data.spec import DatasetSpec
 
 rng = np.random.default_rng(0)
@@ -314,3 +314,165 @@ def test_a_known_set_is_recognised(tmp_path):
     assert problem.found == (0, 40) and problem.allowed == tuple(range(12))
     (tmp_path / "testannot" / "a.png").unlink()
     assert {problem.kind for problem in check_path(tmp_path).problems} == {"values", "missing"}
+
+
+# ------------------------------------------------------------------------------------------- what only all masks show
+def two_folders(tmp_path, *masks, **options):
+    """A folder of one image for each mask."""
+    for number, mask in enumerate(masks):
+        save(tmp_path / "images" / f"{number:02d}.png", photo())
+        save(tmp_path / "masks" / f"{number:02d}.png", mask)
+    return SegmentationFolder(tmp_path / "images", tmp_path / "masks", **{"classes": 2, **options})
+
+
+ONE_CLASS = {
+    "0 and 255": ([labels(0, 255)] * 3, {}, "binary", "--label-map 0:0,255:1"),
+    "1 and 255": ([labels(1, 255)] * 3, {}, "binary", "--label-map 1:0,255:1"),
+    "0 and another void": ([labels(0, 200)] * 3, {"ignore_index": 200}, "binary", "--label-map 0:0,200:1"),
+    "all void": ([labels(255)] * 3, {}, "void", "there is nothing to learn"),
+    "all void by a label map": ([labels(0, 255)] * 3, {"label_map": {0: 255, 255: 255}}, "void", "nothing to learn"),
+    "one class": ([labels(0)] * 3, {}, "one class", "hold one class only, 0 (class 0)"),
+    "the other class": ([labels(1)] * 3, {}, "one class", "hold one class only, 1 (class 1)"),
+    "one class by a label map": ([labels(0, 255)] * 3, {"label_map": {0: 1, 255: 1}}, "one class", "one class only, 1"),
+    "one class by colour": ([labels(0)] * 3, {"palette": [(0, 0, 0), (9, 9, 9)]}, "one class", "one class only, 0"),
+    "one class named": ([labels(0, 255)] * 3, {"classes": ["car"]}, "binary", "give two classes"),
+}
+
+
+@pytest.mark.parametrize("name", ONE_CLASS)
+def test_one_class_alone_is_told(tmp_path, name):
+    masks, options, kind, words = ONE_CLASS[name]
+    dataset = two_folders(tmp_path, *masks, **options)
+    problem = only_problem(check_dataset(dataset))
+    assert problem.kind == kind and words in problem.message
+    assert [words in sentence for sentence in before_training(dataset)] == [True]
+    other = two_folders(tmp_path / "good", labels(0, 1))
+    training, validation = before_training(dataset, dataset)[0], before_training(other, dataset)
+    assert training.startswith("training: ") and [text.partition(":")[0] for text in validation] == ["validation"]
+
+
+def test_a_rare_class_is_looked_for_beyond_the_sample(tmp_path):
+    masks = [labels(0)] * 30
+    dataset = two_folders(tmp_path, *masks)
+    assert "one class" in before_training(dataset, limit=4)[0]
+    save(tmp_path / "masks" / "13.png", labels(0, 0, 0, 1))
+    assert before_training(dataset, limit=4) == []
+    assert check_dataset(dataset, limit=4).ok
+
+
+def test_a_sample_is_read_and_the_others_are_glanced_at(tmp_path):
+    """40 pairs of a large set are read before training; sizes and palettes are told by the start of a file."""
+    dataset = two_folders(tmp_path, *[labels(0, 1)] * 30)
+    save(tmp_path / "masks" / "17.png", labels(0, 1, height=4))
+    (tmp_path / "images" / "19.png").write_bytes(b"no image")
+    first, second = sorted(before_training(dataset, limit=2))
+    assert "19.png: cannot be read as an image" in first and "17.png: is 4 x 16 pixels" in second
+
+
+def test_random_numbers_stay_as_they_were(tmp_path):
+    from segtutor.data.transforms import train_transform
+
+    dataset = two_folders(tmp_path, labels(0, 1))
+    dataset.transform = train_transform(dataset.spec, (8, 8))
+
+    class Noisy(Items):
+        def __getitem__(self, index):
+            torch.rand(1), np.random.rand(1)
+            return super().__getitem__(index)
+
+    noisy = Noisy(item(0, 1), item(0, 1))
+    states = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    assert before_training(dataset, noisy) == []
+    assert torch.equal(states[0], torch.random.get_rng_state()) and (states[1] == np.random.get_state()[1]).all()
+
+
+def test_items_of_one_class_are_told_too():
+    for values, words in (((0, 255), "binary masks"), ((255,), "nothing to learn"), ((1,), "one class only, 1 (b)")):
+        assert words in only_problem(check_dataset(Items(item(*values), item(*values)))).message
+
+
+def test_images_in_both_parts_are_told_before_training(tmp_path):
+    train, other = two_folders(tmp_path / "a", labels(0, 1)), two_folders(tmp_path / "b", labels(0, 1))
+    (tmp_path / "b" / "images" / "00.png").write_bytes((tmp_path / "a" / "images" / "00.png").read_bytes())
+    assert "is the same image as" in before_training(train, other)[0]
+
+
+# -------------------------------------------------------------------------------------------------------- palettes
+def indexed(path, mask, *colors):
+    image = Image.fromarray(mask).convert("P")
+    image.putpalette([part for color in colors for part in color])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+RED, GREEN, BLACK = (200, 0, 0), (0, 200, 0), (0, 0, 0)
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_palettes_that_differ_from_file_to_file(folder, limit):
+    mask = labels(0, 1, 2)
+    indexed(folder / "masks" / "a.png", mask, BLACK, RED, GREEN)
+    indexed(folder / "masks" / "b.png", mask, BLACK, RED, GREEN, (9, 9, 9))  # an index more that nobody uses
+    assert check_path(folder, num_classes=3, limit=limit).ok
+    indexed(folder / "masks" / "b.png", mask, BLACK, GREEN, RED)
+    problem = only_problem(check_path(folder, num_classes=3, limit=limit))
+    assert problem.kind == "palette" and problem.file.endswith("b.png")
+    assert "index 1 as (0, 200, 0), but a.png shows it as (200, 0, 0)" in problem.message
+    assert "pass palette=" in problem.message
+    assert check_path(folder, palette=[BLACK, RED, GREEN], limit=limit).ok  # the cure that the message names
+
+
+def test_greys_that_are_colours_in_one_mask_and_labels_in_another(folder):
+    save(folder / "masks" / "a.png", labels(0, 255))
+    save(folder / "masks" / "b.png", labels(0, 1))
+    problem = only_problem(check_path(folder, palette=[BLACK, (255, 255, 255)]))
+    assert "holds greys that are colours of palette=, but b.png holds labels" in problem.message
+
+
+def test_a_colour_that_is_almost_one_of_the_palette(folder):
+    for name in "ab":
+        save(folder / "masks" / f"{name}.png", np.array([BLACK, (201, 0, 0)], np.uint8)[labels(0, 1)])
+    report = check_path(folder, palette=["#000000", "#c80000"])
+    assert len(report.problems) == 2 and "(201, 0, 0) is almost (200, 0, 0)" in report.problems[0].message
+
+
+# ------------------------------------------------------------------------------------------------- one finding a file
+def test_what_loses_labels_has_a_kind_of_its_own(folder):
+    save(folder / "masks" / "a.png", np.dstack([labels(0), labels(0), labels(0), labels(0, 1)]))
+    assert only_problem(check_path(folder, num_classes=3)).kind == "alpha"
+    Image.fromarray(labels(0, 1)).save(folder / "masks" / "a.png", format="JPEG")
+    assert only_problem(check_path(folder, num_classes=3)).kind == "lossy"
+    (folder / "masks" / "a.png").unlink()
+    pages = [Image.fromarray(labels(0, 1))] * 2
+    pages[0].save(folder / "masks" / "a.tif", save_all=True, append_images=pages[1:])
+    assert only_problem(check_path(folder, num_classes=3)).kind == "pages"
+
+
+def test_image_values_that_do_not_fit(folder):
+    for name in "ab":
+        (folder / "images" / f"{name}.jpg").unlink()
+        save(folder / "images" / f"{name}.png", np.full((12, 16), 2000, np.uint16))
+    assert "value_range=(0, 4095)" in str(check_path(folder, num_classes=3))
+    assert "100.0% lie outside and are cut off" in str(check_path(folder, num_classes=3, value_range=(0, 1000)))
+    save(folder / "images" / "b.png", photo())
+    assert "b.png has 8: save all images alike" in str(check_path(folder, num_classes=3))
+    for name, value in (("a", 1), ("b", 3)):
+        save(folder / "images" / f"{name}.png", np.full((12, 16, 3), value, np.uint8))
+    assert "no image has a value above 3" in only_problem(check_path(folder, num_classes=3)).message
+    save(folder / "images" / "a.png", np.zeros((12, 16), np.uint8))
+    save(folder / "images" / "b.png", np.zeros((12, 16), np.uint8), compress_level=0)
+    assert "every image is black" in only_problem(check_path(folder, num_classes=3)).message
+    (folder / "images" / "b.png").unlink()
+    (folder / "images" / "a.png").unlink()
+    values = np.ones((12, 16), np.float32)
+    save(folder / "images" / "a.tif", values)
+    values[0, 0] = np.nan
+    save(folder / "images" / "b.tif", values)
+    problem = only_problem(check_path(folder, num_classes=3))
+    assert problem.file.endswith("b.tif") and "not finite" in problem.message
+
+
+def test_a_label_map_that_forgets_a_value(folder):
+    report = check_path(folder, label_map={0: 0, 1: 1, 255: 255})
+    assert len(report.problems) == 2
+    assert "holds the values 0, 1, 2, 255" in report.problems[0].message and "which label 2 is" in str(report)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from .check_files import FileCheck, about_all
 from .errors import DataError
-from .finding import Pairs, find_pairs, same_images, subfolders
+from .finding import Pairs, find_pairs, is_data, same_images, subfolders
 from .folder import Palette, SegmentationFolder, label_mapping
 from .labels import LabelMapping, likely_cause, shorten
 from .pairs import PairDataset
@@ -200,7 +200,7 @@ def _folders(path: Path, mask_suffix: str) -> tuple[dict[Path, tuple[Path, Path]
     try:
         parts = Parts(path, mask_suffix=mask_suffix)
     except DataNotFoundError:  # folders of other names, such as those of a cross-validation
-        inside = {part: subfolders(part) for part in sorted(path.iterdir()) if part.is_dir()}
+        inside = {part: subfolders(part) for part in sorted(path.iterdir()) if part.is_dir() and is_data(part.name)}
         found = {part: (images, masks) for part, (images, masks) in inside.items() if images and masks}
         if not found:
             raise

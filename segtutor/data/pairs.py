@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .errors import DataError
 from .finding import list_files, unmatched
 from .labels import LabelMapping
 from .reading import read_image, read_raw_mask
@@ -110,9 +111,10 @@ class PairDataset(Dataset):
         image = read_image(image_path, self.spec.in_channels, self.spec.value_range)
         labels = self.mapping.decode(read_raw_mask(mask_path, self.mapping.colors), str(mask_path))
         if image.shape[1:] != labels.shape:
-            raise ValueError(
+            raise DataError(
                 f"{image_path} is {image.shape[1]} x {image.shape[2]} pixels (height x width) but {mask_path} is "
-                f"{labels.shape[0]} x {labels.shape[1]}: export the mask at the size of its image"
+                f"{labels.shape[0]} x {labels.shape[1]}: export the mask at the size of its image",
+                kind="size",
             )
         return image, labels
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ def read_image(path: Path, channels: int = 3, value_range: tuple[float, float] =
     """One image file as numbers in [0, 1], turned as its EXIF data say.
 
     Args:
-        path: File that Pillow can open, of 8 or 16 bits a channel, or of one channel of 32 bits or floats.
+        path: File that Pillow can open, of 8 bits a channel, or of one channel of 16 or 32 bits or floats.
         channels: 3 for colour (grey files are repeated), 1 for grey (colour files by the usual luma weights).
         value_range: The file values that become 0 and 1; what lies outside is cut off.
 
@@ -58,7 +59,11 @@ def read_values(path: Path) -> np.ndarray:
     with opened(path, "an image") as image:
         _one_page(image, path)
         if _is_deep_color(image):
-            return _read_deep_color(image, path)
+            raise DataError(
+                f"{path} has several channels of 16 bits, of which Pillow reads the upper 8: save it with 8 bits a "
+                "channel, or as grey of 16 bits",
+                kind="format",
+            )
         if is_grey_deep(image):
             return _pixels(image)
         return _pixels(image, "L" if image.mode in ("1", "L", "LA") else "RGB")
@@ -117,22 +122,6 @@ def _is_deep_color(image: Image.Image) -> bool:
     return not is_grey_deep(image) and isinstance(raw, str) and ";16" in raw
 
 
-def _read_deep_color(image: Image.Image, path: Path) -> np.ndarray:
-    if image.format == "PNG":
-        from torchvision.io import ImageReadMode
-        from torchvision.io import read_image as read_png
-
-        values = read_png(str(path), ImageReadMode.UNCHANGED).numpy()  # (C, H, W)
-        if values.dtype == np.uint16:  # older torchvision cuts them to 8 bits
-            values = values[0] if len(values) < 3 else values[:3].transpose(1, 2, 0)
-            return turn(values, orientation(image))
-    raise DataError(
-        f"{path} has several channels of 16 bits, which are not read from {image.format} files: save it as a PNG of 16 "
-        "bits, or with 8 bits a channel",
-        kind="format",
-    )
-
-
 def measure_range(paths: Sequence[Path]) -> tuple[float, float]:
     """The range of the images of a set, by looking at up to 256 of them.
 
@@ -188,14 +177,14 @@ def read_raw_mask(path: Path, colors: Mapping | None = None) -> np.ndarray:
     """
     with opened(path, "a mask") as image:
         _one_page(image, path)
-        if is_lossy(image):
+        if _is_lossy(image, path):
             raise MaskError(
                 f"{path} is a {image.format} file, which changes the values of labels: export the masks as PNG", "lossy"
             )
         if _is_deep_color(image):
             raise MaskError(
-                f"{path} has several channels of 16 bits, of which 8 would be read: save it as a mask of one channel, "
-                "or of 8 bits a channel",
+                f"{path} has several channels of 16 bits, of which Pillow reads the upper 8: save it as a mask of one "
+                "channel, or of 8 bits a channel",
                 "format",
             )
         palette = _palette_of(image)
@@ -255,15 +244,15 @@ def _without_alpha(raw: np.ndarray, path: Path) -> np.ndarray:
     return raw[..., 0] if raw.shape[2] == 2 else raw[..., :-1]
 
 
-def is_lossy(image: Image.Image) -> bool:
+def _is_lossy(image: Image.Image, path: Path) -> bool:
     """Whether an opened file is compressed in a way that changes values."""
     if image.format in ("JPEG", "MPO", "JPEG2000"):
         return True
     if image.format == "TIFF":
         return image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
-    if image.format == "WEBP" and image.filename:
+    if image.format == "WEBP":
         # Chunks of "RIFF size WEBP": "VP8L" holds pixels without loss, "VP8 " with, wherever it stands.
-        with open(image.filename, "rb") as file:
+        with open(path, "rb") as file:
             file.seek(12)
             while len(head := file.read(8)) == 8:
                 if head[:4] in (b"VP8 ", b"VP8L"):
@@ -287,7 +276,8 @@ def opened(path: Path, what: str) -> Iterator[Image.Image]:
         DataError: If the file, or its part that is read in the block, is not readable.
     """
     try:
-        with Image.open(path) as image:
+        # From an open file, for Pillow garbles uncompressed TIFF files with a quarter turn when it maps them by name.
+        with open(path, "rb") as file, Image.open(file) as image:
             yield image
     except DataError:
         raise
@@ -350,10 +340,12 @@ def _one_page(image: Image.Image, path: Path) -> None:
 
 def orientation(image: Image.Image) -> int:
     """How an opened file is to be turned, 1 (not at all) to 8 by EXIF's count."""
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data, which viewers pass over as well
-        return 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # damaged EXIF data, which viewers pass over as well
+        try:
+            value = image.getexif().get(_ORIENTATION, 1)
+        except Exception:
+            return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 

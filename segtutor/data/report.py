@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 _SHOWN = 5  # findings of one kind that a report prints
 _ROWS = 40  # classes that it prints
@@ -75,9 +76,9 @@ class DatasetReport:
 
     def add(self, other: DatasetReport) -> None:
         """Take in the report on another part of the same dataset."""
-        ours = self.pixels or (0,) * len(other.pixels)
-        self.pixels = tuple(one + two for one, two in zip(ours, other.pixels, strict=True))
-        self.classes, self.inferred = self.classes or other.classes, self.inferred or other.inferred
+        self.pixels = tuple(one + two for one, two in zip_longest(self.pixels, other.pixels, fillvalue=0))
+        self.classes = max(self.classes, other.classes, key=len)
+        self.inferred = self.inferred or other.inferred
         self.images, self.checked = self.images + other.images, self.checked + other.checked
         self.void += other.void
         self.sizes.update(other.sizes)
