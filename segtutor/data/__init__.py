@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what a type checker sees; a program looks names up on first use
     from segtutor.data import transforms
     from segtutor.data.camvid import CamVid
-    from segtutor.data.check import DatasetReport, check_dataset
+    from segtutor.data.check import check_dataset
     from segtutor.data.cityscapes import Cityscapes
     from segtutor.data.drosophila_vnc import DrosophilaVNC
     from segtutor.data.folder import SegmentationFolder
     from segtutor.data.isbi2012 import ISBI2012
     from segtutor.data.oxford_pets import OxfordPets
+    from segtutor.data.report import DatasetReport
     from segtutor.data.root import available, find_root
     from segtutor.data.spec import DatasetSpec
     from segtutor.data.synthetic import CellKnobs, SceneKnobs, SyntheticCells, SyntheticScenes
@@ -36,7 +37,7 @@ _HOME = {
     "Cityscapes": "cityscapes",
     "SegmentationFolder": "folder",
     "check_dataset": "check",
-    "DatasetReport": "check",
+    "DatasetReport": "report",
     "find_root": "root",
     "available": "root",
 }
