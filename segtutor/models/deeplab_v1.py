@@ -19,6 +19,8 @@ set by the rate alone) and Section 4 (the CRF, here in ``dense_crf.py``).
 **Shapes.** images (B, in_channels, H, W), H and W at least 32, to logits (B, num_classes, H, W).
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -89,7 +91,7 @@ class DeepLabV1(nn.Module):
         return resize(self.score(images), images.shape[2:])  # (B, C, H, W)
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "largefov": {},
     "7x7": {"kernel": 7, "rate": 4, "hidden": 4096},
     "4x4": {"kernel": 4, "rate": 8, "hidden": 4096},

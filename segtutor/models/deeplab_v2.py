@@ -19,6 +19,8 @@ ResNet-101 network).
 **Shapes.** images (B, in_channels, H, W), H and W at least 32, to logits (B, num_classes, H, W).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -87,7 +89,7 @@ class DeepLabV2(nn.Module):
         return resize(score, (height, width))  # (B, C, H, W)
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "multi_scale": {"multi_scale": True},
     "large_fov": {"rates": (12,)},

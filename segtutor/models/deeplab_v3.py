@@ -24,6 +24,7 @@ evaluating at 8).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +77,7 @@ class ASPP(nn.Module):
         return self.dropout(self.project(torch.cat(maps, dim=1)))  # (B, 1280, h, w) to (B, 256, h, w)
 
 
-def dilate(stage: nn.Sequential, rates: tuple[int, ...]) -> None:
+def dilate(stage: nn.Sequential, rates: list[int]) -> None:
     """Give the 3x3 convolutions of each unit of a residual stage their rate; the weights stay as they are."""
     for unit, rate in zip(stage, rates, strict=True):
         for layer in unit.modules():
@@ -174,11 +175,11 @@ class DeepLabV3(nn.Module):
         self.backbone = atrous_backbone(backbone, in_channels, output_stride, multi_grid)
         *_, conv4, conv5 = self.backbone.channels
         if head == "cascade":
-            context, channels = cascade(self.backbone, output_stride, multi_grid), conv5
+            context: nn.Module = cascade(self.backbone, output_stride, multi_grid)
         else:
             # What loses half its stride must look twice as far to see the same pixels.
-            context = ASPP(conv5, min(256, conv5), [16 // output_stride * rate for rate in rates])
-            channels = context.out_channels
+            context = ASPP(conv5, min(256, conv5), tuple(16 // output_stride * rate for rate in rates))
+        channels = conv5 if head == "cascade" else min(256, conv5)
         self.head = scoring_head(context, channels, num_classes, refine=head == "torchvision")
         self.auxiliary = auxiliary_head(conv4, num_classes) if auxiliary else None
 
@@ -197,14 +198,14 @@ class DeepLabV3(nn.Module):
         *_, conv4_x, conv5_x = self.backbone(images)  # (B, 1024, H/16, W/16), (B, 2048, H/16, W/16)
         score = self.head(conv5_x)  # (B, C, H/16, W/16)
         logits = resize(score, images.shape[2:])  # (B, C, H, W)
-        if not auxiliary:
+        if self.auxiliary is None or not auxiliary:
             return logits
         return logits, resize(self.auxiliary(conv4_x), images.shape[2:])  # (B, C, H, W) twice
 
 
-_TORCHVISION = {"output_stride": 8, "multi_grid": None, "head": "torchvision"}
+_TORCHVISION: dict[str, Any] = {"output_stride": 8, "multi_grid": None, "head": "torchvision"}
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"backbone": "resnet101"},
     "cascade": {"head": "cascade"},
     "torchvision_resnet50": {"backbone": "resnet50", **_TORCHVISION},

@@ -16,6 +16,9 @@ pointwise and atrous depthwise convolution) and Section 4.1 (why 48 channels, an
 **Shapes.** images (B, in_channels, H, W), H and W at least 32, to logits (B, num_classes, H, W).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +49,7 @@ class Decoder(nn.Module):
         convolution: makes a 3x3 convolution, called as ``convolution(in_channels, out_channels)``.
     """
 
-    def __init__(self, low_level: int, channels: int, reduced: int, convolution):
+    def __init__(self, low_level: int, channels: int, reduced: int, convolution: Callable[..., nn.Module]):
         super().__init__()
         # 256 channels of edges and colours would drown ASPP's 256 channels of meaning, and are harder to train.
         self.project = conv_norm_relu(low_level, reduced, kernel=1)
@@ -94,7 +97,7 @@ class DeepLabV3Plus(nn.Module):
         self.backbone = atrous_backbone(backbone, in_channels, output_stride, multi_grid)
         conv2, *_, conv5 = self.backbone.channels
         convolution = separable_conv_norm_relu if separable else conv_norm_relu
-        rates = [16 // output_stride * rate for rate in rates]
+        rates = tuple(16 // output_stride * rate for rate in rates)
         self.aspp = ASPP(conv5, min(256, conv5), rates, convolution=convolution)
         channels = self.aspp.out_channels
         self.decoder = Decoder(conv2, channels, low_level_channels, convolution)
@@ -109,7 +112,7 @@ class DeepLabV3Plus(nn.Module):
         return resize(score, images.shape[2:])  # (B, C, H, W)
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "resnet101": {"backbone": "resnet101"},
     "separable": {"separable": True},

@@ -25,7 +25,8 @@ With logits :math:`u`, Potts compatibility and :math:`Q = \mathrm{softmax}(u)` t
 **Shapes.** images (B, 3, H, W), 0 to 255, and logits (B, C, H, W) to probabilities (B, C, H, W).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ class ExactKernel:
 class SpatialKernel:
     """The same for positions alone. exp(a + b) = exp(a) exp(b), so one matrix per axis does it, and does it exactly."""
 
-    def __init__(self, size: tuple[int, int], sigma: float, device: torch.device):
+    def __init__(self, size: tuple[int, ...], sigma: float, device: torch.device):
         self.size, axes = size, [torch.arange(n, device=device, dtype=torch.float32) / sigma for n in size]
         self.rows, self.columns = (torch.exp(-(a[:, None] - a).square() / 2) for a in axes)  # (H, H), (W, W)
 
@@ -134,7 +135,8 @@ class FastKernel:
     def __init__(self, features: Tensor):
         # The shift is any vector that is no period of the lattice.
         shift = torch.linspace(0.3, 1.1, features.shape[1], device=features.device)
-        self.lattices, self.scale = (Lattice(features), Lattice(features + shift)), 1.0
+        self.lattices = (Lattice(features), Lattice(features + shift))
+        self.scale: float | Tensor = 1.0
         sample = torch.arange(64, device=features.device) * len(features) // 64
         exact = torch.exp(-torch.cdist(features[sample], features).square() / 2).sum(1)  # (64,)
         self.scale = (exact / self.sum(torch.ones_like(features[:, :1]))[sample, 0]).median()
@@ -206,9 +208,9 @@ class DenseCRF(nn.Module):
         self.sigma_alpha, self.sigma_beta, self.sigma_gamma = sigma_alpha, sigma_beta, sigma_gamma
         self.symmetric, self.kernel = normalization == "symmetric", FastKernel if method == "fast" else ExactKernel
 
-    def messages(self, image: Tensor, device: torch.device):
+    def messages(self, image: Tensor, device: torch.device) -> Callable[[Tensor], Tensor]:
         """The function from beliefs (HW, C) to the weighted sum of what all other pixels say (HW, C)."""
-        parts = []
+        parts: list[tuple[float, Callable[[Tensor], Tensor]]] = []
         if self.w1:
             parts.append((self.w1, self.kernel(pixel_features(image, self.sigma_alpha, self.sigma_beta))))
         if self.w2:
@@ -239,7 +241,7 @@ class DenseCRF(nn.Module):
         return torch.stack([list(self.steps(*pair))[-1] for pair in zip(images, logits, strict=True)])
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "deeplab_v1": {},  # w2 and sigma_gamma as published, the others within the published ranges of the search
     "deeplab_v2_vgg16": {"w1": 4.0, "sigma_alpha": 65.0, "sigma_beta": 3.0, "w2": 2.0, "sigma_gamma": 2.0},
     "deeplab_v2_resnet101": {"w1": 4.0, "sigma_alpha": 67.0, "sigma_beta": 3.0, "w2": 3.0, "sigma_gamma": 1.0},

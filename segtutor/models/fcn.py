@@ -21,6 +21,8 @@ convolution) and Section 4.2 with Figure 3 (skips from pool4 and pool3 refine th
 **Shapes.** images (B, in_channels, H, W), H and W at least 32, to logits (B, num_classes, H, W).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,8 +36,8 @@ def score_layer(in_channels: int, num_classes: int, init: str) -> nn.Conv2d:
     score = nn.Conv2d(in_channels, num_classes, 1)
     if init == "zeros":
         # Zero scores for the new layer: the pretrained features are not disturbed by the gradients of a random one.
-        nn.init.zeros_(score.weight)
-        nn.init.zeros_(score.bias)
+        for parameter in score.parameters():
+            nn.init.zeros_(parameter)
     else:
         he_init(score)
     return score
@@ -110,6 +112,10 @@ class FCN(nn.Module):
         self.score_fr = score_layer(hidden, num_classes, score_init)
         self.add_upsampling(num_classes, score_init)
 
+    def add_upsampling(self, num_classes: int, score_init: str) -> None:
+        """Where the three differ: the layers between the coarse scores and those of the pixels."""
+        raise NotImplementedError
+
     def upscore(self, num_classes: int, stride: int) -> nn.ConvTranspose2d:
         """The paper pads nothing and crops later; "same" trims the half stride that sticks out on each side."""
         return upscore_layer(num_classes, stride, padding=0 if self.paper else stride // 2)
@@ -176,7 +182,7 @@ class FCN8s(FCN):
         return crop(self.upscore8(score), images, 31 if self.paper else 0)  # (B, C, H, W)
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"padding": "paper"},
     "all_at_once": {"padding": "paper", "scaled_skips": True},
     "tiny": {"widths": (16, 24, 32, 48, 48), "hidden": 96, "dropout": 0.1, "score_init": "he"},

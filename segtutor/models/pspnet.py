@@ -19,6 +19,8 @@ r"""PSPNet: every position gets summaries of the whole image beside its own feat
 **Shapes.** images (B, in_channels, H, W), H and W at least 32, to logits (B, num_classes, H, W).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -125,12 +127,12 @@ class PSPNet(nn.Module):
         *_, conv4_x, conv5_x = self.backbone(images)  # (B, 1024, H/8, W/8), (B, 2048, H/8, W/8)
         score = self.head(self.pyramid(conv5_x))  # (B, C, H/8, W/8)
         logits = resize(score, images.shape[2:])  # (B, C, H, W)
-        if not auxiliary:
+        if self.auxiliary is None or not auxiliary:
             return logits
         return logits, resize(self.auxiliary(conv4_x), images.shape[2:])  # (B, C, H, W) twice
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "resnet50": {},
     "resnet101": {"depth": 101},
     "tiny": {"depth": 18, "widths": (16, 32, 64, 128)},

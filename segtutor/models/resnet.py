@@ -17,6 +17,8 @@ Section 3.2 (a block learns what to add to its input), Figure 5 (the two kinds o
 input's sides, rounded up (no smaller than 1/output_stride).
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -77,7 +79,13 @@ class Bottleneck(nn.Module):
 
 
 def residual_stage(
-    block: type, in_channels: int, width: int, blocks: int, stride: int, first_dilation: int, dilation: int
+    block: type[BasicBlock | Bottleneck],
+    in_channels: int,
+    width: int,
+    blocks: int,
+    stride: int,
+    first_dilation: int,
+    dilation: int,
 ) -> nn.Sequential:
     """``blocks`` blocks at one resolution: (B, in_channels, h, w) to (B, width * expansion, h/stride, w/stride)."""
     first = block(in_channels, width, stride, (first_dilation, dilation))
@@ -104,7 +112,7 @@ def he_init(network: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
-DEPTHS = {  # Table 1: blocks in conv2_x .. conv5_x
+DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {  # Table 1: blocks in conv2_x .. conv5_x
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -170,7 +178,7 @@ class ResNet(nn.Module):
         return [conv2_x, conv3_x, conv4_x, conv5_x]
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "resnet18": {"depth": 18},
     "resnet34": {"depth": 34},
     "resnet50": {"depth": 50},

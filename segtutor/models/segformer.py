@@ -23,6 +23,8 @@ four maps at strides 4, 8, 16 and 32. Inside a stage a map is (B, h, w, C): each
 reads the same memory as (B, C, h, w).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -278,7 +280,7 @@ class SegFormer(nn.Module):
 
 
 _WIDE = {"channels": (64, 128, 320, 512)}
-MIT_PRESETS = {
+MIT_PRESETS: dict[str, dict[str, Any]] = {
     "b0": {},
     "b1": _WIDE,
     "b2": {**_WIDE, "depths": (3, 4, 6, 3)},
@@ -288,4 +290,6 @@ MIT_PRESETS = {
     "tiny": {"channels": (16, 32, 64, 96), "heads": (1, 2, 4, 6), "drop_path": 0.0},
 }
 _PROJ_DIMS = {"b0": 256, "b1": 256, "b2": 768, "b3": 768, "b4": 768, "b5": 768, "tiny": 64}
-PRESETS = {name: {**backbone, "proj_dim": _PROJ_DIMS[name]} for name, backbone in MIT_PRESETS.items()}
+PRESETS: dict[str, dict[str, Any]] = {
+    name: {**backbone, "proj_dim": _PROJ_DIMS[name]} for name, backbone in MIT_PRESETS.items()
+}

@@ -19,6 +19,7 @@ Section 3.2 (what other decoders pass across, and what that costs at inference).
 """
 
 from collections import OrderedDict
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def unpool(x: Tensor, indices: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         Tensor (B, C, H, W).
     """
-    return F.max_unpool2d(x, indices, 2, 2, output_size=size)
+    return F.max_unpool2d(x, indices, (2, 2), (2, 2), output_size=size)
 
 
 def decoder_stage(stage: int, in_channels: int, out_channels: int) -> nn.Sequential:
@@ -61,7 +62,7 @@ def decoder_stage(stage: int, in_channels: int, out_channels: int) -> nn.Sequent
         in_channels: channels of the unpooled map (B, in_channels, h, w).
         out_channels: channels of the outgoing map (B, out_channels, h, w).
     """
-    layers = OrderedDict()
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(DEPTHS[stage - 1], 0, -1):
         # The indices fit the encoder's channels one to one, so the number may change only after unpooling.
         width = out_channels if i == 1 else in_channels
@@ -132,7 +133,7 @@ class SegNet(nn.Module):
         return x
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "tiny": {"widths": (8, 16, 32, 64, 64)},
 }

@@ -23,6 +23,8 @@ Section 3.2 with Figures 2 and 4 (why windows are linear, the cyclic shift, its 
 are (B, h, w, C): a linear layer reads the last axis. N is the positions of a window, 49.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -77,6 +79,8 @@ class WindowAttention(nn.Module):
         heads: parts into which the channels are split, each attending on its own.
         window: side of a window.
     """
+
+    index: Tensor
 
     def __init__(self, channels: int, heads: int, window: int):
         super().__init__()
@@ -200,9 +204,10 @@ class Stage(nn.Module):
 
     def shifted(self, x: Tensor) -> tuple[tuple[int, int], Tensor | None]:
         """By how much every second block rolls the map x (B, h, w, C), and the mask that goes with it."""
-        sides = [side + -side % self.window for side in x.shape[1:3]]
-        shift = tuple(self.window // 2 if side > self.window or self.always_shift else 0 for side in sides)
-        return shift, shift_mask(*sides, self.window, shift, like=x) if any(shift) else None
+        height, width = (side + -side % self.window for side in x.shape[1:3])
+        moves = (side > self.window or self.always_shift for side in (height, width))
+        up, left = (self.window // 2 if move else 0 for move in moves)
+        return (up, left), shift_mask(height, width, self.window, (up, left), like=x) if up or left else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Images, or the map of the stage before, to this stage's map (B, h, w, C)."""
@@ -264,7 +269,7 @@ class SwinTransformer(nn.Module):
         return maps
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "swin_t": {},
     "swin_s": {"depths": (2, 2, 18, 2), "drop_path": 0.3},
     "swin_b": {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32), "drop_path": 0.5},

@@ -24,6 +24,7 @@ side matters) and Figure 2 (overlap-tile).
 
 from collections import OrderedDict
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ LOST = 184  # what the unpadded convolutions cut off a side: 572 - 388
 
 def double_conv(in_channels: int, out_channels: int, *, padding: int, batch_norm: bool) -> nn.Sequential:
     """Twice a 3x3 convolution and a ReLU: (B, in_channels, h, w) to (B, out_channels, h, w), unpadded h-4, w-4."""
-    layers = OrderedDict()
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in (1, 2):
         layers[f"conv{i}"] = nn.Conv2d(in_channels, out_channels, 3, padding=padding, bias=not batch_norm)
         if batch_norm:
@@ -51,11 +52,12 @@ def up_conv(in_channels: int) -> nn.ConvTranspose2d:
     up = nn.ConvTranspose2d(in_channels, in_channels // 2, 2, stride=2)
     # Its windows do not overlap: an output sees one position, so in_channels numbers, and He's variance follows.
     nn.init.normal_(up.weight, std=(2 / in_channels) ** 0.5)
-    nn.init.zeros_(up.bias)
+    if up.bias is not None:
+        nn.init.zeros_(up.bias)
     return up
 
 
-def center_crop(skip: Tensor, size: tuple[int, int]) -> Tensor:
+def center_crop(skip: Tensor, size: tuple[int, ...]) -> Tensor:
     """Cut the middle (h, w) out of a larger map, so that it lies over the map that lost its border in the bottom."""
     top, left = (skip.shape[2] - size[0]) // 2, (skip.shape[3] - size[1]) // 2
     return skip[:, :, top : top + size[0], left : left + size[1]]
@@ -103,7 +105,7 @@ class UNet(nn.Module):
         if padding not in ("same", "valid"):
             raise ValueError(f'padding is "{padding}"; choose "same" or "valid".')
         self.in_channels, self.valid = in_channels, padding == "valid"
-        options = {"padding": 0 if self.valid else 1, "batch_norm": batch_norm}
+        options: dict[str, Any] = {"padding": 0 if self.valid else 1, "batch_norm": batch_norm}
         widths = [base * 2**level for level in range(5)]  # 64, 128, 256, 512, 1024
         for level, width in enumerate(widths[:4], start=1):
             self.add_module(f"contract{level}", double_conv(in_channels, width, **options))
@@ -195,7 +197,7 @@ def overlap_tile(model: UNet, images: Tensor, tile: int = 388) -> Tensor:
     return logits[:, :, :height, :width]  # (B, C, H, W)
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"padding": "valid"},
     "same": {},
     "tiny": {"base": 8, "batch_norm": True, "dropout": 0.0},

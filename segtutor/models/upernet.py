@@ -22,6 +22,7 @@ decoder: maps c1 .. c4, (B, C_i, h_i, w_i) each, at 1/4, 1/8, 1/16 and 1/32, to 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,9 +70,9 @@ class UPerNetDecoder(nn.Module):
             # Adding an enlarged map leaves its blocks in the sum; a 3x3 smooths them away.
             levels[number] = smooth(levels[number])
         levels[1:] = [resize(x, levels[0].shape[2:]) for x in levels[1:]]  # (B, 512, H/4, W/4) each
-        # Under its old name, so that the four wide maps are let go before the next is made.
-        levels = torch.cat(levels, dim=1)  # (B, 2048, H/4, W/4)
-        return self.fuse(levels)  # (B, 512, H/4, W/4)
+        joined = torch.cat(levels, dim=1)  # (B, 2048, H/4, W/4)
+        levels.clear()  # so that the four wide maps are let go before the next is made
+        return self.fuse(joined)  # (B, 512, H/4, W/4)
 
 
 class SwinUPerNet(nn.Module):
@@ -131,12 +132,12 @@ class SwinUPerNet(nn.Module):
         maps = self.backbone(images)  # (B, 96, H/4, W/4) .. (B, 768, H/32, W/32)
         score = self.classifier(self.decoder(maps))  # (B, C, H/4, W/4)
         logits = resize(score, images.shape[2:])  # (B, C, H, W)
-        if not auxiliary:
+        if self.auxiliary is None or not auxiliary:
             return logits
         return logits, resize(self.auxiliary(maps[2]), images.shape[2:])  # (B, C, H, W) twice
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "swin_t": {},
     "swin_s": {"backbone": "swin_s"},
     "swin_b": {"backbone": "swin_b"},

@@ -20,6 +20,7 @@ of the input's sides, rounded up.
 """
 
 from collections import OrderedDict
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ def vgg_stage(
         batch_norm: normalise after each convolution.
         dilation: spacing of the kernel's taps.
     """
-    layers = OrderedDict()
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(1, DEPTHS[stage - 1] + 1):
         layers[f"conv{stage}_{i}"] = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
         if batch_norm:
@@ -113,7 +114,7 @@ class VGG16(nn.Module):
         return [pool1, pool2, pool3, pool4, pool5]
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "vgg16": {},
     "vgg16_bn": {"batch_norm": True},
     "tiny": {"widths": (16, 24, 32, 48, 48)},

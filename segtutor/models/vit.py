@@ -22,6 +22,8 @@ et al., *Segmenter*, arXiv 2105.05633, Section 3.2 (linear), and Zheng et al., *
 (B, num_classes, H, W) in `ViTSegmenter`. In comments P is the patch's side, D the width, N = 1 + h w the tokens.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -123,7 +125,7 @@ class ViT(nn.Module):
         self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + self.grid**2, width))  # the class token's is the first
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.head = nn.Linear(width, num_classes)
+        self.head: nn.Module = nn.Linear(width, num_classes)
         init_transformer(self)
 
     def positions_for(self, height: int, width: int) -> Tensor:
@@ -171,7 +173,7 @@ class ViT(nn.Module):
 
 def progressive_upsampling(width: int, num_classes: int, patch: int, channels: int = 256) -> nn.Sequential:
     """Convolutions with a doubling between them: (B, width, h, w) to scores (B, num_classes, P/2 h, P/2 w)."""
-    layers = [conv_norm_relu(width, channels)]  # (B, 256, h, w)
+    layers: list[nn.Module] = [conv_norm_relu(width, channels)]  # (B, 256, h, w)
     for _ in range((patch - 1).bit_length() - 1):  # 16 = 2 ** 4: three here, the fourth doubling is the last resize
         layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))  # (B, 256, 2h, 2w) and so on
         layers.append(conv_norm_relu(channels, channels))
@@ -190,11 +192,11 @@ class ViTSegmenter(ViT):
         ValueError: an unknown decoder, or what `ViT` refuses.
     """
 
-    def __init__(self, num_classes: int, *, decoder: str = "linear", **vit):
+    def __init__(self, num_classes: int, *, decoder: str = "linear", **vit: int):
         super().__init__(num_classes, **vit)
         if decoder not in ("linear", "progressive"):
             raise ValueError(f'decoder is "{decoder}"; choose "linear" or "progressive".')
-        width = self.head.in_features
+        width = self.positions.shape[2]
         if decoder == "linear":
             self.head = nn.Conv2d(width, num_classes, 1)  # 1x1: a linear layer at each patch
         else:
@@ -209,7 +211,7 @@ class ViTSegmenter(ViT):
         return scores[:, :, : images.shape[2], : images.shape[3]]  # (B, C, H, W)
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "b16": {},
     "b32": {"patch": 32},
     "l16": {"width": 1024, "depth": 24, "heads": 16},
