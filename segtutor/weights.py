@@ -322,7 +322,7 @@ _MIT = (
 )
 _MLP_DECODER = (
     (r"^(linear_c|linear_projections)\.(\d)\.proj\.", r"decoder.project.\2."),
-    (r"^linear_fuse\.", "decoder.fuse."),
+    (r"^linear_fuse\.(\d)\.", r"decoder.fuse.\1."),
     (r"^batch_norm\.", "decoder.norm."),
 )
 
@@ -333,6 +333,20 @@ def _substituted(name: str, rules: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
+def _split_fusion(fusion: str) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """The one matrix over the concatenated maps c4 .. c1 becomes four, one for each of c1 .. c4."""
+
+    def split(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = dict(source)
+        if f"{fusion}.weight" in found:
+            whole = found.pop(f"{fusion}.weight").flatten(1)  # (E, 4 E)
+            parts = whole.split(len(whole), dim=1)[::-1]
+            found |= {f"{fusion}.{level}.weight": part for level, part in enumerate(parts)}
+        return found
+
+    return split
+
+
 def _segformer_map(*, backbone: str = "", decoder: bool = False, **options) -> KeyMap:
     def rename(name: str) -> str | None:
         if name.startswith("decode_head."):
@@ -340,7 +354,7 @@ def _segformer_map(*, backbone: str = "", decoder: bool = False, **options) -> K
         # The classifier of an image, which mit-b0 and its kin were pretrained with.
         return None if name.startswith("classifier.") else backbone + _substituted(name, _MIT)
 
-    return KeyMap(rename, **options)
+    return KeyMap(rename, prepare=_split_fusion("decode_head.linear_fuse"), **options)
 
 
 def _smp_segformer_map() -> KeyMap:
@@ -356,14 +370,14 @@ def _smp_segformer_map() -> KeyMap:
         (r"\.attn\.sr\.", ".attention.reduce."),
         (r"\.attn\.norm\.", ".attention.reduce_norm."),
         (r"\.mlp\.dwconv\.dwconv\.", ".mlp.depthwise."),
-        (r"^decoder\.fuse_stage\.0\.", "decoder.fuse."),
+        (r"^decoder\.fuse_stage\.0\.(\d)\.", r"decoder.fuse.\1."),
         (r"^decoder\.fuse_stage\.1\.", "decoder.norm."),
         (r"^segmentation_head\.0\.", "classifier."),
     )
 
     def split(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {}
-        for name, tensor in source.items():
+        for name, tensor in _split_fusion("decoder.fuse_stage.0")(source).items():
             pair = (name.replace(".attn.kv.", f".attn.{part}.") for part in "kv")
             found |= zip(pair, tensor.chunk(2), strict=True) if ".attn.kv." in name else {name: tensor}
         return found

@@ -265,20 +265,24 @@ def test_psp_is_the_head_of_pspnet():
         assert F.interpolate(logits, (65, 97), mode="bilinear", align_corners=False).equal(theirs(x))
 
 
-@pytest.mark.parametrize("paper_order", [True, False])
+@pytest.mark.parametrize("upsample_first", [True, False])
 @torch.no_grad()
-def test_segformer_is_transformers(paper_order):
+def test_segformer_is_transformers(upsample_first):
     from transformers import SegformerConfig
     from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
     config = SegformerConfig(hidden_sizes=list(CHANNELS), decoder_hidden_size=6, num_labels=5)
     theirs = perturb_norms(seeded(SegformerDecodeHead, config)).double().eval()
-    ours = HEADS["segformer"](CHANNELS, STRIDES, 5, proj_dim=6, paper_order=paper_order).double().eval()
+    ours = HEADS["segformer"](CHANNELS, STRIDES, 5, proj_dim=6, upsample_first=upsample_first).double().eval()
     names = {f"linear_projections.{i}.proj": f"decoder.project.{i}" for i in range(4)}
-    names |= {"linear_fuse": "decoder.fuse", "batch_norm": "decoder.norm", "classifier": "classifier"}
+    names |= {f"linear_fuse.{i}": f"decoder.fuse.{i}" for i in range(4)}
+    names |= {"batch_norm": "decoder.norm", "classifier": "classifier"}
+    state = theirs.state_dict()
+    parts = state.pop("linear_fuse.weight").flatten(1).chunk(4, dim=1)  # of the concatenation c4 .. c1
+    state |= {f"linear_fuse.{i}.weight": part for i, part in enumerate(reversed(parts))}
     ours.load_state_dict({
         f"{names[part]}.{kind}": value
-        for key, value in theirs.state_dict().items()
+        for key, value in state.items()
         for part, kind in [key.rsplit(".", 1)]
     })  # fmt: skip
     given = features((65, 97), batch=2, dtype=torch.float64)

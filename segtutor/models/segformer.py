@@ -7,10 +7,11 @@ merging, efficient self-attention, Mix-FFN), Section 3.2 with Figure 3 (why so l
 **Departures ledger**
 
 * Logits come at the size of the images; the authors' code and transformers stop at 1/4.
-* Nothing stands between the decoder's projection, its enlargement and its fusion but more linear maps, so here each
-  level is projected *and* fused by one matrix at its own size, and only then enlarged: the same sum in another order,
-  equal to rounding, with less than a tenth of the decoder's multiplications at 512 pixels. ``decoder.paper_order =
-  True`` does it as Section 3.2 says.
+* Nothing stands between the decoder's projection, its enlargement and its fusion but more linear maps. So the matrix
+  that fuses the four concatenated maps is kept as four, one for each level, and a level is fused at its own size and
+  only then enlarged: the same sum in another order, equal to rounding, with a third of the multiplications.
+  ``MLPDecoder(upsample_first=True)`` does it as Section 3.2 says; `MLPDecoder.merge` makes one matrix of a level's two,
+  for use after training.
 * Normalisations of blocks and stages have eps 1e-6, those of patches and of reduced keys 1e-5, as in the authors'
   code; transformers has 1e-5 everywhere.
 * In the backbone convolutions start from He's normal, linear layers from a truncated normal of deviation 0.02; the
@@ -23,6 +24,7 @@ four maps at strides 4, 8, 16 and 32. Inside a stage a map is (B, h, w, C): each
 reads the same memory as (B, C, h, w).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,6 +38,11 @@ def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a convolution to tokens that kept their places: (B, h, w, C) to (B, h', w', C')."""
     # Permuted, not copied: (B, h, w, C) is how a map (B, C, h, w) in channels-last memory lies anyway.
     return layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize such tokens bilinearly: (B, h, w, C) to (B, *size, C)."""
+    return resize(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
 
 
 class EfficientAttention(nn.Module):
@@ -201,40 +208,42 @@ class MLPDecoder(nn.Module):
         channels: channels of c1 .. c4.
         proj_dim: E, to which each map is projected.
         dropout: share of the channels dropped in training.
-
-    Attributes:
-        paper_order: True for projection, enlargement, concatenation and fusion, one after the other; False (the
-            default) for the same sum with each level fused at its own size.
+        upsample_first: enlarge each map before it is fused, as Section 3.2 says, and not after (see the ledger).
     """
 
-    def __init__(self, channels: tuple[int, ...], proj_dim: int = 256, dropout: float = 0.1):
+    def __init__(
+        self, channels: Sequence[int], proj_dim: int = 256, dropout: float = 0.1, *, upsample_first: bool = False
+    ):
         super().__init__()
-        self.paper_order = False
+        self.upsample_first = upsample_first
         self.project = nn.ModuleList(nn.Linear(c, proj_dim) for c in channels)
-        self.fuse = nn.Conv2d(len(channels) * proj_dim, proj_dim, 1, bias=False)
+        # One matrix over the concatenation of four maps is the sum of four matrices, one over each of them.
+        self.fuse = nn.ModuleList(nn.Linear(proj_dim, proj_dim, bias=False) for _ in channels)
+        bound = (len(channels) * proj_dim) ** -0.5  # PyTorch's own start of the one matrix
+        for layer in self.fuse:
+            nn.init.uniform_(layer.weight, -bound, bound)
         self.norm = BatchNorm2d(proj_dim)
         self.dropout = nn.Dropout2d(dropout)
 
-    def fuse_in_paper_order(self, maps: list[Tensor]) -> Tensor:
-        """c1 .. c4 to (B, E, H/4, W/4): project, enlarge, concatenate, fuse."""
-        projected = [layer(c.permute(0, 2, 3, 1)) for layer, c in zip(self.project, maps, strict=True)]  # (B, h, w, E)
-        enlarged = [resize(p.permute(0, 3, 1, 2), maps[0].shape[2:]) for p in projected]  # (B, E, H/4, W/4)
-        return self.fuse(torch.cat(enlarged[::-1], dim=1))  # (B, 4 E, H/4, W/4) to (B, E, H/4, W/4)
-
-    def fuse_then_enlarge(self, maps: list[Tensor]) -> Tensor:
-        """The same: two matrices in a row are one matrix, and bilinear enlargement treats every channel alike."""
-        parts = self.fuse.weight.flatten(1).chunk(len(maps), dim=1)[::-1]  # (E, E) for each of c1 .. c4
-        fused = None
-        for c, layer, part in zip(maps, self.project, parts, strict=True):
-            weight, bias = part @ layer.weight, part @ layer.bias  # (E, C), (E)
-            level = F.conv2d(c, weight[:, :, None, None], bias)  # (B, E, h, w)
-            fused = level if fused is None else fused + resize(level, fused.shape[2:])  # (B, E, H/4, W/4)
-        return fused
-
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """c1 .. c4, (B, C, h, w) each, to (B, proj_dim, H/4, W/4), at the size of c1."""
-        fused = self.fuse_in_paper_order(maps) if self.paper_order else self.fuse_then_enlarge(maps)
-        return self.dropout(F.relu(self.norm(fused), inplace=True))
+        fused, size = None, maps[0].shape[2:]
+        for c, project, fuse in zip(maps, self.project, self.fuse, strict=True):
+            level = project(c.permute(0, 2, 3, 1))  # (B, h, w, E)
+            level = fuse(enlarge(level, size) if self.upsample_first else level)
+            if fused is not None and not self.upsample_first:
+                level = enlarge(level, size)  # (B, H/4, W/4, E)
+            fused = level if fused is None else fused + level
+        return self.dropout(F.relu(self.norm(fused.permute(0, 3, 1, 2))))  # (B, E, H/4, W/4)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Make one matrix of each level's two, in place, once training is over: the same sum up to rounding."""
+        for level, (project, fuse) in enumerate(zip(self.project, self.fuse, strict=True)):
+            if isinstance(fuse, nn.Linear):
+                project.weight.copy_(fuse.weight @ project.weight)
+                project.bias.copy_(fuse.weight @ project.bias)
+                self.fuse[level] = nn.Identity()
 
 
 class SegFormer(nn.Module):

@@ -6,7 +6,7 @@ After Xie et al. 2021 (arXiv 2105.15203); the decoder is `segtutor.models.segfor
 bring four maps together. A convolutional backbone leaves the looking around to the head; give it `aspp` there.
 
 It differs from the paper as the decoder's ledger says: each level is fused at its own size and enlarged then, the same
-sum in another order. ``paper_order: true`` is the order of the paper, at five times the cost.
+sum in another order. ``upsample_first: true`` is the order of the paper, at three times the cost.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class SegFormerHead(Head):
         num_classes: classes to score.
         proj_dim: channels to which each map is projected, and of the embedding; the paper has 256 for B0 and B1, 768
             from B2 on.
-        paper_order: enlarge, concatenate and fuse in the order of the paper; same scores, more time and memory.
+        upsample_first: enlarge before fusing, in the order of the paper; same scores, more time and memory.
         dropout: share of the embedding's channels dropped in training.
     """
 
@@ -42,12 +42,11 @@ class SegFormerHead(Head):
         num_classes: int,
         *,
         proj_dim: Count = 256,
-        paper_order: bool = False,
+        upsample_first: bool = False,
         dropout: Probability = 0.1,
     ):
         super().__init__()
-        self.decoder = MLPDecoder(channels, proj_dim, dropout)
-        self.decoder.paper_order = paper_order
+        self.decoder = MLPDecoder(channels, proj_dim, dropout, upsample_first=upsample_first)
         self.classifier = nn.Conv2d(proj_dim, num_classes, 1)
 
     def forward(self, features: Features) -> HeadOutput:

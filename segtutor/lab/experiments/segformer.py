@@ -1,7 +1,5 @@
 """Chapter 12: SegFormer's row of the running table, and its time and memory beside transformers."""
 
-from copy import deepcopy
-
 from segtutor.lab.protocols.reference_speed import speed_rows
 from segtutor.lab.protocols.running_table import table_row
 
@@ -55,28 +53,17 @@ def transformers_segformer(num_classes, name):
     return Reference()
 
 
-def same_weights(ours, theirs) -> None:
-    """Copy the weights of our SegFormer into transformers', by the key map that goes the other way."""
-    import torch
-
-    from segtutor.weights import transplant
-
-    names, state = transplant(theirs, deepcopy(ours)).copied, ours.state_dict()
-    with torch.no_grad():
-        for source, place in names:
-            theirs.state_dict()[source].copy_(state[place])
-
-
 def networks(preset):
     """A function that makes our SegFormer and transformers', with the same weights and without dropout."""
 
     def build(side):
         from segtutor.models import SegFormer
         from segtutor.models.segformer import PRESETS
+        from segtutor.weights import transplant
 
         ours = SegFormer(CLASSES, drop_path=0.0, dropout=0.0, **PRESETS[preset])
         theirs = transformers_segformer(CLASSES, preset)
-        same_weights(ours, theirs.network)
+        transplant(theirs.network, ours)
         return ours, theirs
 
     return build
