@@ -102,7 +102,8 @@ def _model(head, num_classes, **settings):
     conditions="inference of one image of 512x512, 19 classes, MiT-B0, logits enlarged to the image; full: the "
     "segformer head (256) in the paper's order, reordered: the same fused before it is enlarged, one matrix for each "
     "level; faster: throughput over full, minus 1; of_bound: throughput over that of the encoder alone; processor "
-    "time of one thread on a CPU, channels last, all in turns in one run, each run once before it is timed, median and quartiles of 25 rounds",
+    "time of one thread on a CPU, channels last, all in turns in one run, each run once before it is timed, "
+    "median and quartiles of 25 rounds",
 )
 def speed(seed, quick, log):
     """Throughput of the three heads beside the encoder alone."""
