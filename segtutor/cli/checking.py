@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segtutor.data import DatasetReport
 
 
-def check(options: argparse.Namespace):
+def check(options: argparse.Namespace) -> DatasetReport:
     """The report that the options ask for.
 
     Raises:
@@ -91,7 +94,7 @@ def read_range(text: str) -> tuple[float, float] | str:
         raise ValueError(f"--value-range {text}: {error}.") from None
 
 
-def _check_config(options: argparse.Namespace, given: Mapping[str, Any]):
+def _check_config(options: argparse.Namespace, given: Mapping[str, Any]) -> DatasetReport:
     from segtutor.data.check import check_parts
     from segtutor.factory.config import read_config
     from segtutor.runs.sources import SOURCES, open_data, parse_data

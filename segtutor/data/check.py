@@ -10,8 +10,9 @@ import contextlib
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -161,8 +162,8 @@ def _same_random_numbers() -> Iterator[None]:
 
 
 def _name(dataset: object) -> str:
-    title = type(dataset).__name__
-    return f"{title} {dataset.split}" if isinstance(getattr(dataset, "split", None), str) else title
+    title, split = type(dataset).__name__, getattr(dataset, "split", None)
+    return f"{title} {split}" if isinstance(split, str) else title
 
 
 def _title(dataset: object) -> str:
@@ -210,15 +211,15 @@ def _folders(path: Path, mask_suffix: str) -> tuple[dict[Path, tuple[Path, Path]
         folders = {images: (images, masks) for images, masks in parts.folders.values()}
     problems: list[Problem] = []
     try:
-        found = {part: parts.pairs(part) for part in parts.names}
+        of_part = {part: parts.pairs(part) for part in parts.names}
     except ValueError as error:
         kind = error.kind if isinstance(error, DataError) else "missing"
         problems += [Problem(kind, "", str(error))] if kind == "split" else []  # the others are found again below
         return folders, [], problems
-    problems += _duplicates({part: [image for image, _ in pairs] for part, pairs in found.items()})
+    problems += _duplicates({part: [image for image, _ in pairs] for part, pairs in of_part.items()})
     how = {"folders": "by folders", "lists": "by lists of names", "drawn": "validation drawn by a hash of the names"}
-    counts = ", ".join(f"{part} {len(pairs)}" for part, pairs in found.items())
-    left = sum(map(len, parts.folder_pairs().values())) - sum(map(len, found.values()))
+    counts = ", ".join(f"{part} {len(pairs)}" for part, pairs in of_part.items())
+    left = sum(map(len, parts.folder_pairs().values())) - sum(map(len, of_part.values()))
     rest = f"; {left} in no list" if left else ""
     return folders, [f"Images of each part: {counts}{rest} ({how[parts.how]})."], problems
 
@@ -235,7 +236,9 @@ def _duplicates(parts: Mapping[str, Sequence[Path]]) -> list[Problem]:
     ]
 
 
-def _pairs(where, images, masks, suffix: str) -> tuple[Pairs, list[Problem]]:
+def _pairs(
+    where: Path, images: str | os.PathLike, masks: str | os.PathLike, suffix: str
+) -> tuple[Pairs, list[Problem]]:
     try:
         pairs, lost = find_pairs(images, masks, suffix)
     except (ValueError, OSError) as error:
@@ -246,18 +249,20 @@ def _pairs(where, images, masks, suffix: str) -> tuple[Pairs, list[Problem]]:
     ]
 
 
-def _check_own(name, pairs, problems, classes, limit, options) -> DatasetReport:
+def _check_own(
+    name: str,
+    pairs: Pairs,
+    problems: list[Problem],
+    classes: Sequence[str] | int | None,
+    limit: int | None,
+    options: dict[str, Any],
+) -> DatasetReport:
     """Check files whose classes are given by the caller, or not at all."""
     palette, ignore_index, label_map = options["palette"], options["ignore_index"], options["label_map"]
     report = DatasetReport(name, len(pairs), problems=list(problems), inferred=classes is None)
     try:
-        if report.inferred:
-            known = [*(palette.values() if isinstance(palette, Mapping) else ())] + [*(label_map or {}).values()]
-            known = [int(label) for label in known if int(label) != ignore_index]
-            if palette is not None and not isinstance(palette, Mapping):
-                classes = len(palette)
-            else:
-                classes = max(known) + 1 if known else _infer(pairs, ignore_index, limit)
+        if classes is None:
+            classes = _count_classes(pairs, palette, ignore_index, label_map, limit)
         report.classes = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else tuple(classes)
         mapping, _ = label_mapping(len(report.classes), palette, ignore_index, label_map)
     except (TypeError, ValueError) as error:
@@ -275,17 +280,28 @@ def _check_own(name, pairs, problems, classes, limit, options) -> DatasetReport:
     return FileCheck(report, mapping, value_range).run(pairs, limit)
 
 
-def _infer(pairs: Sequence, ignore_index: int, limit: int | None) -> int:
-    """The number of classes that the masks speak of: one more than their largest label, at least two."""
+def _count_classes(
+    pairs: Pairs,
+    palette: Palette | None,
+    ignore_index: int,
+    label_map: Mapping[int, int] | None,
+    limit: int | None,
+) -> int:
+    """The number of classes that the settings speak of, or else the masks: one more than the largest label, or two."""
+    if palette is not None and not isinstance(palette, Mapping):
+        return len(palette)
+    labels = [*(palette or {}).values(), *(label_map or {}).values()]
+    if labels := [int(label) for label in labels if int(label) != ignore_index]:
+        return max(labels) + 1
     largest = 1
-    for _, mask in (pairs[i] for i in evenly(len(pairs), limit)):
+    for index in evenly(len(pairs), limit):
         try:
-            raw = read_raw_mask(mask)
+            raw = read_raw_mask(pairs[index][1])
         except ValueError:  # named where all files are read
             continue
         if raw.ndim == 2 and raw.size:
-            labels = raw[raw != ignore_index]
-            largest = max(largest, int(labels.max()) if labels.size else 0)
+            found = raw[raw != ignore_index]
+            largest = max(largest, int(found.max()) if found.size else 0)
     return largest + 1
 
 
@@ -318,9 +334,10 @@ def _check_items(
     if classes is None and spec is not None:
         classes = spec.classes
     ignore_index = spec.ignore_index if spec is not None else ignore_index
-    report, counts = DatasetReport(_name(dataset), len(dataset), inferred=classes is None), Counter()
+    length = len(cast(Sized, dataset))
+    report, counts = DatasetReport(_name(dataset), length, inferred=classes is None), Counter[int]()
     where: dict[int, str] = {}
-    for index in evenly(len(dataset), limit):
+    for index in evenly(length, limit):
         report.checked += 1
         try:
             image, mask = dataset[index]
@@ -354,7 +371,7 @@ def _check_items(
     return report
 
 
-def _item_fault(image, mask) -> str:
+def _item_fault(image: object, mask: object) -> str:
     if not isinstance(image, torch.Tensor) or not isinstance(mask, torch.Tensor):
         return f"is ({type(image).__name__}, {type(mask).__name__}): return two tensors"
     if image.ndim != 3 or mask.ndim != 2 or image.shape[-2:] != mask.shape:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .errors import DataError
-from .finding import find_pairs
+from .finding import Pairs, find_pairs
 from .labels import LabelMapping, shorten
 from .pairs import PairDataset
 from .ranges import as_range
@@ -154,9 +154,22 @@ class SegmentationFolder(PairDataset):
         return dataset
 
     def _open(
-        self, pairs, title, measured, *, classes, palette, ignore_index, label_map, channels, value_range, mean, std,
-        size, transform,
-    ) -> None:  # fmt: skip
+        self,
+        pairs: Pairs,
+        title: str,
+        measured: Pairs,
+        *,
+        classes: Sequence[str] | int,
+        palette: Palette | None,
+        ignore_index: int,
+        label_map: Mapping[int, int] | None,
+        channels: int,
+        value_range: Sequence[float] | str | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        size: tuple[int, int] | None,
+        transform: Callable | None,
+    ) -> None:
         """What both ways of making one have in common; ``measured`` are the pairs that a range is measured on."""
         names = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else tuple(classes)
         if not names:

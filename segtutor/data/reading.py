@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -77,7 +78,7 @@ def read_size(path: Path) -> tuple[int, int]:
     """
     with opened(path, "an image") as image:
         # What the file says, for Pillow swaps the sides of some formats as it opens them, and of others as it reads.
-        width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+        width, height = (tags[256], tags[257]) if (tags := _tags(image)) else image.size
         return (width, height) if orientation(image) > 4 else (height, width)  # 5 to 8 swap the sides
 
 
@@ -117,7 +118,8 @@ def is_grey_deep(image: Image.Image) -> bool:
 
 def _is_deep_color(image: Image.Image) -> bool:
     """Whether an opened file has several channels of 16 bits, of which Pillow would read the upper 8."""
-    raw = image.tile[0][3] if image.tile else ""  # how the bytes are packed: "RGB;16B", or a tuple that begins so
+    tiles = getattr(image, "tile", None)
+    raw = tiles[0][3] if tiles else ""  # how the bytes are packed: "RGB;16B", or a tuple that begins so
     raw = raw[0] if isinstance(raw, tuple) and raw else raw
     return not is_grey_deep(image) and isinstance(raw, str) and ";16" in raw
 
@@ -327,15 +329,20 @@ def _one_page(image: Image.Image, path: Path) -> None:
     pages = getattr(image, "n_frames", 1)
     if pages > 1 and image.format == "TIFF":  # a page may be the same picture, smaller
         pages = 0
-        for number in range(image.n_frames):
+        for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
-            pages += number == 0 or not int(image.tag_v2.get(254, 0)) & 1
+            pages += number == 0 or not int(_tags(image).get(254, 0)) & 1
         image.seek(0)
     if pages > 1:
         raise DataError(
             f"{path} holds {pages} pages, of which only the first would be read: save each page as a file of its own",
             kind="pages",
         )
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """The tags of an opened TIFF file by number; none for other formats."""
+    return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
 
 
 def orientation(image: Image.Image) -> int:
@@ -358,8 +365,8 @@ def turn(values: np.ndarray, how: int) -> np.ndarray:
 
 def _pixels(image: Image.Image, mode: str | None = None) -> np.ndarray:
     """The numbers of an opened file as a viewer shows them, converted to one of Pillow's modes before."""
-    tiff_of_32 = image.format == "TIFF" and image.mode == "I" and image.tag_v2.get(258, (0,))[0] == 32
-    unsigned = tiff_of_32 and image.tag_v2.get(339, (1,))[0] == 1
+    tags = _tags(image) if image.mode == "I" else {}
+    unsigned = tags.get(258, (0,))[0] == 32 and tags.get(339, (1,))[0] == 1
     image.load()  # Pillow turns TIFF files itself while it reads them, and takes the tag away
     values = turn(np.asarray(image.convert(mode) if mode else image), orientation(image))
     return values.view(np.uint32) if unsigned else values  # Pillow has no such mode, and calls it signed

@@ -147,7 +147,7 @@ class Parts:
         return {key: "val" if key in held else "train" for key in keys}
 
     def _listed(self, keys: Sequence[str]) -> dict[str, str]:
-        images, assigned = self.folders["train"][0], {}
+        images, assigned = self.folders["train"][0], dict[str, str]()
         for part, path in self.lists.items():
             if part == "test" and part in self.folders:
                 continue
@@ -192,32 +192,33 @@ def find_folders(base: Path) -> dict[str, tuple[Path, Path]]:
     Raises:
         DataError: If two folders are the same part, or images lie beside the folders of parts.
     """
-    found = {part: pair for part, folder in part_folders(base).items() if None not in (pair := subfolders(folder))}
+    inside = {part: subfolders(folder) for part, folder in part_folders(base).items()}
+    found = {part: (images, masks) for part, (images, masks) in inside.items() if images and masks}
     if "train" in found:
         return found
     images, masks = subfolders(base)
     if images is None or masks is None:
         return found
-    inside = part_folders(images)
-    if "train" not in inside:
+    parted = part_folders(images)
+    if "train" not in parted:
         return {"train": (images, masks), **found}
-    loose = [path for path in list_files(images).values() if not any(path.is_relative_to(p) for p in inside.values())]
-    if loose and len(inside) == 1:  # a folder that only happens to be called train, beside others
+    loose = [path for path in list_files(images).values() if not any(path.is_relative_to(p) for p in parted.values())]
+    if loose and len(parted) == 1:  # a folder that only happens to be called train, beside others
         return {"train": (images, masks), **found}
     if loose:
         raise DataError(
-            f"{images} holds the parts {', '.join(path.name for path in inside.values())} and {len(loose)} images "
+            f"{images} holds the parts {', '.join(path.name for path in parted.values())} and {len(loose)} images "
             f"outside of them ({shorten([path.name for path in loose], 3)}): move these into a part",
             kind="split",
         )
     parts = part_folders(masks)
-    if missing := [folder.name for part, folder in inside.items() if part not in parts]:
+    if missing := [folder.name for part, folder in parted.items() if part not in parts]:
         raise DataError(
-            f"{images} is parted into {', '.join(path.name for path in inside.values())}, but {masks} has no "
+            f"{images} is parted into {', '.join(path.name for path in parted.values())}, but {masks} has no "
             f"{' and no '.join(missing)}: part both alike",
             kind="split",
         )
-    return {**found, **{part: (folder, parts[part]) for part, folder in inside.items()}}
+    return {**found, **{part: (folder, parts[part]) for part, folder in parted.items()}}
 
 
 def part_folders(base: Path) -> dict[str, Path]:
