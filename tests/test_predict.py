@@ -1,5 +1,6 @@
 """Prediction: normalised as in training, at the size of the image, and files that say what they hold."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -65,6 +66,29 @@ def test_tensors_pictures_and_arrays_agree():
     assert predict(model, array[..., 0], spec=grey).equal(expected)
 
 
+def test_pictures_are_turned_and_coloured_as_a_viewer_shows_them():
+    array = np.zeros((40, 64, 3), np.uint8)
+    array[:20] = 255
+    expected = predict(Threshold(), Image.fromarray(array), spec=SPEC)
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(array)))
+    turned.getexif()[274] = 6  # "turn right to view"
+    for picture in (turned, Image.fromarray(array).convert("P"), Image.fromarray(array).convert("RGBA")):
+        assert torch.equal(predict(Threshold(), picture, spec=SPEC), expected)
+
+
+def test_numbers_are_scaled_by_the_range_of_the_training_images():
+    array = np.zeros((40, 64, 3), np.uint8)
+    array[:20] = 255
+    expected = predict(Threshold(), array, spec=SPEC)
+    deep = copy.copy(SPEC)
+    deep.value_range = (0.0, 4095.0)
+    for values in (array.astype(np.uint16) * 16, array.astype(np.float64) * 16, array.astype(np.int64) * 17):
+        assert torch.equal(predict(Threshold(), values, spec=deep), expected)
+    for wrong in (array, np.full(array.shape, np.nan)):
+        with pytest.raises(ValueError, match="give .* of more than 8 bits, in 0 to 4095, or a tensor"):
+            predict(Threshold(), wrong, spec=deep)
+
+
 def test_the_model_sees_the_size_it_was_trained_at_and_scores_come_back_to_the_images():
     model, image = Threshold(), picture(60, 80)
     labels = predict(model, image, size=(40, 50), spec=SPEC)
@@ -89,6 +113,8 @@ def test_one_logit_is_foreground_above_zero():
         (picture()[0], "is no image"),
         ((picture() * 255).byte(), "is no image"),
         (np.zeros((4, 4, 3), np.float32), "is no picture"),
+        (np.zeros((4, 4, 3), np.uint16), "is no picture for this model: give .* in 0-255"),
+        (np.full((4, 4, 3), "x"), "is no picture"),
         (torch.full((3, 40, 40), float("nan")), "values go from nan"),
     ],
     ids=str,

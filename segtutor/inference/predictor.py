@@ -19,7 +19,8 @@ def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None
     Args:
         model: maps normalised images (B, C, H, W) to logits (B, num_classes, H, W); run in evaluation mode on the
             device where it is; afterwards each of its modules has its own mode back.
-        image: a tensor (C, H, W) in [0, 1], or a picture as Pillow and numpy have them, (H, W) or (H, W, C) in 0-255.
+        image: a tensor (C, H, W) in [0, 1]; or a picture of Pillow's, which is turned as its EXIF data say; or an array
+            (H, W) or (H, W, C), uint8 in 0-255 or other numbers in the ``value_range`` of the spec.
         size: (height, width) at which the model sees it, where it was trained on resized images; None: as it is.
         spec: anything with ``mean`` and ``std`` of the channels; None: what the model carries as ``model.info``.
 
@@ -32,7 +33,7 @@ def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None
     spec = getattr(model, "info", None) if spec is None else spec
     if spec is None:
         raise ValueError("the model does not say how its images are normalised: pass spec=dataset.spec")
-    pixels = _pixels(image)
+    pixels = _pixels(image, spec)
     if pixels.shape[0] != len(spec.mean):
         raise ValueError(
             f"the image has {pixels.shape[0]} channels, but the model was trained on {len(spec.mean)}: convert it to "
@@ -101,27 +102,43 @@ def save_overlay(image: Any, labels: Tensor, path: Path | str, spec: Any = None)
 
     from segtutor import viz
 
-    pixels = _pixels(image)
+    pixels = _pixels(image, spec)
     figure = viz.overlay(pixels, labels, spec if spec is None or spec.palette else None)
     figure.savefig(path, dpi=min(600, max(130, pixels.shape[2] / (0.72 * viz.WIDTH))))
     plt.close(figure)
     return Path(path)
 
 
-def _pixels(image: Any) -> Tensor:
-    """Any kind of picture as (C, H, W) float32 in [0, 1]."""
+def _pixels(image: Any, spec: Any = None) -> Tensor:
+    """Any kind of picture as (C, H, W) float32 in [0, 1], by the spec's ``value_range`` where it is not of 8 bits."""
     if not isinstance(image, Tensor):
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        array = np.asarray(_upright(image))
+        low, high = getattr(spec, "value_range", (0.0, 255.0))
+        finite = array.dtype.kind in "uif" and bool(np.isfinite(array).all())
+        fits = 1 < high <= 255 if array.dtype == np.uint8 else (low, high) != (0, 255)
+        if array.ndim not in (2, 3) or not finite or not fits:
+            values = f"in {low:g}-{high:g}" if high <= 255 else f"of more than 8 bits, in {low:g} to {high:g}"
             raise ValueError(
-                f"an array of {array.dtype} with shape {array.shape} is no picture: give (H, W) or (H, W, C) in 0-255, "
-                "or a tensor (C, H, W) in [0, 1]"
+                f"an array of {array.dtype} with shape {array.shape} is no picture for this model: give (H, W) or "
+                f"(H, W, C) {values}, or a tensor (C, H, W) in [0, 1]"
             )
-        tensor = torch.from_numpy(array.copy())
-        return (tensor[None] if array.ndim == 2 else tensor.permute(2, 0, 1)).float() / 255
+        tensor = torch.from_numpy(np.clip((array.astype(np.float32) - low) / (high - low), 0, 1))
+        return tensor[None] if array.ndim == 2 else tensor.permute(2, 0, 1)
     if image.ndim != 3 or not image.is_floating_point():
         raise ValueError(f"a tensor of {image.dtype} {tuple(image.shape)} is no image: give (C, H, W) floats in [0, 1]")
     low, high = float(image.min()), float(image.max())
     if not (low >= -0.01 and high <= 1.01):
         raise ValueError(f"the image's values go from {low:.3g} to {high:.3g}: give them in [0, 1], not normalised")
     return image.detach().float().cpu()
+
+
+def _upright(image: Any) -> Any:
+    """A picture of Pillow's as a viewer shows it: turned, in its colours; anything else as it is."""
+    from PIL import Image, ImageOps
+
+    if not isinstance(image, Image.Image):
+        return image
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("L", "RGB", "F") or image.mode.startswith("I"):
+        return image
+    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
