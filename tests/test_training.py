@@ -463,10 +463,34 @@ def test_a_collapsed_model_is_pointed_out():
             image, mask = super().__getitem__(index)
             return image, torch.ones_like(mask)
 
+    with pytest.warns(UserWarning) as caught:  # no collapse: the model is right
+        fit(model, AllOfOneClass(), steps=1, lr=1e-6, batch_size=4, validation=AllOfOneClass(4))
+    assert not any("collapsed" in str(warning.message) for warning in caught)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(model, AllOfOneClass(), steps=1, lr=1e-6, batch_size=4, validation=AllOfOneClass(4))
         fit(small_net(), Blocks(augment=False), steps=60, lr=3e-2, batch_size=4, validation=Blocks(4, augment=False))
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [((0, 255), "hold class 0 and no other"), ((1,), "hold class 1 and no other"), ((255,), "are void everywhere")],
+)
+def test_masks_that_teach_nothing_are_pointed_out(values, says):
+    """Masks of 0 and 255 above all: 255 is void, and a network that always answers 0 scores 1."""
+
+    class Masks(Blocks):
+        def __getitem__(self, index):
+            image, mask = super().__getitem__(index)
+            return image, torch.tensor(values).repeat(mask.numel())[: mask.numel()].reshape(mask.shape)
+
+    with pytest.warns(UserWarning) as caught:
+        fit(small_net(), Masks(8), steps=2, batch_size=4, validation=Blocks(4))
+    assert f"the training masks {says}, so that scores on them mean nothing" in str(caught[-1].message)
+    with pytest.warns(UserWarning, match=f"the validation masks {says}"):
+        fit(small_net(), Blocks(8), steps=1, batch_size=4, validation=Masks(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(small_net(), Masks(8), steps=1, batch_size=4)  # half of the set: the other half may hold more
 
 
 def test_tensorboard_is_optional(monkeypatch, tmp_path):

@@ -26,7 +26,7 @@ from segtutor.training.checkpointing import restore, set_random_state, snapshot
 from segtutor.training.evaluate import evaluate
 from segtutor.training.interrupts import between_steps
 from segtutor.training.precision import NAMES, in_float32, prepare
-from segtutor.training.reporting import History, Reporter
+from segtutor.training.reporting import ClassWatch, History, Reporter
 from segtutor.training.sampling import check_dataset, loader, seeded
 from segtutor.training.schedule import Schedule, schedule_of
 
@@ -121,6 +121,7 @@ def fit(
     run = {"seed": seed, "batch_size": batch_size, "images": len(dataset)}  # what decides the order of the images
     if resume is not None:
         history = _continued(resume, run, model, optimizer, scaler)
+    watch = ClassWatch(getattr(loss, "ignore_index", 255))
     base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     start, seconds, whole = len(history.steps), history.seconds, True
 
@@ -156,6 +157,7 @@ def fit(
                 images = images.contiguous(memory_format=torch.channels_last)
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
                     outputs = model(images, auxiliary=True) if auxiliary else model(images)
+                watch.look(masks)
                 value = loss(in_float32(outputs), masks)
                 number = _finite(value.item(), step, optimizer)
                 optimizer.zero_grad(set_to_none=True)
@@ -182,6 +184,8 @@ def fit(
             history.interrupted = True
             if whole:  # half a step could not be continued
                 hand_out()
+    if (len(history.steps) - start) * batch_size >= len(dataset):  # every mask was seen
+        watch.conclude()
     history.seconds = seconds + reporter.seconds
     model.eval()
     return history

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from segtutor.metrics import ConfusionMatrix
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,38 @@ class History:
             f"History({len(self.steps)} steps in {self.precision}, loss {self.loss[0]:.3f} -> {self.loss[-1]:.3f}, "
             f"{1000 * self.seconds_per_step:.0f} ms/step{', interrupted' if self.interrupted else ''})"
         )
+
+
+class ClassWatch:
+    """Looks at the masks of a run until two classes have turned up, and says so where none or one ever did.
+
+    Masks of 0 and 255 are the usual cause: 255 is void, so that a network which always answers class 0 scores 1.
+
+    Args:
+        ignore_index: label of pixels that do not count.
+    """
+
+    def __init__(self, ignore_index: int) -> None:
+        self.ignore_index = ignore_index
+        self.seen: set[int] = set()
+
+    def look(self, masks: Tensor) -> None:
+        """Take in the masks (B, H, W) of a batch."""
+        if len(self.seen) < 2:
+            self.seen |= set(masks.unique().tolist()) - {self.ignore_index}
+
+    def conclude(self) -> None:
+        """Warn if the masks that were seen cannot teach anything."""
+        if fault := only_class(sorted(self.seen)):
+            warnings.warn(f"the training masks {fault}", stacklevel=3)
+
+
+def only_class(classes: list[int]) -> str:
+    """What is wrong with masks in which only these classes occur, as the rest of a sentence; "" with two or more."""
+    if len(classes) > 1:
+        return ""
+    what = f"hold class {classes[0]} and no other" if classes else "are void everywhere"
+    return f"{what}, so that scores on them mean nothing: look at them with segtutor.data.check_dataset"
 
 
 class Reporter:
@@ -123,6 +158,8 @@ class Reporter:
             logger.info(f"step {step}/{self.total}  validation mIoU {float(confusion.miou):.4f}")
         matrix = confusion.matrix.double()  # (C, C) [true, predicted]
         predicted, true = (matrix.sum(dim) / matrix.sum().clamp(min=1) for dim in (0, 1))
+        if step == self.total and (fault := only_class(torch.nonzero(true).flatten().tolist())):
+            warnings.warn(f"the validation masks {fault}", stacklevel=3)
         top = int(predicted.argmax())
         if predicted[top] > 0.99 and true[top] < 0.99:
             warnings.warn(
