@@ -9,9 +9,8 @@ import torch
 from scipy import ndimage
 
 from segtutor.data import CellKnobs, SceneKnobs, SyntheticCells, SyntheticScenes
-from segtutor.data import synthetic_cells as cells
-from segtutor.data import synthetic_scenes as scenes
-from segtutor.data.synthetic_common import Draws, cue_radius, place_cue, void_borders
+from segtutor.data.synthetic import cells, scenes
+from segtutor.data.synthetic.common import Rng, cue_radius, place_cue, void_borders
 
 SETS = [SyntheticScenes, SyntheticCells]
 sets = pytest.mark.parametrize("kind", SETS, ids=lambda kind: kind.__name__)
@@ -186,7 +185,7 @@ def test_texture_and_noise_do_not_move_labels(kind):
 def test_tissue_is_the_voronoi_diagram_of_its_discs():
     """Against brute force over all discs: the blocks leave no nearer disc out (distances are kept to 1/256 pixel)."""
     for scale, index in itertools.product((1.0, 4.0, 16.0), range(3)):
-        tissue = cells._Tissue((90, 131), CellKnobs(scale=scale), Draws(2, index))
+        tissue = cells._Tissue((90, 131), CellKnobs(scale=scale), Rng(2, index))
         tissue.place_discs()
         tissue.measure()
         far = np.hypot(tissue.columns[..., None] - tissue.x, tissue.rows[..., None] - tissue.y) - tissue.r
@@ -226,7 +225,7 @@ def test_membranes_are_as_thick_as_the_knob_says(thickness):
     """Area over length: the membrane's pixels against the length of the cell borders that it covers."""
     area = length = 0.0
     for index in range(6):
-        tissue = cells._Tissue((256, 256), CellKnobs(thickness=thickness, scale=1.0), Draws(7, index))
+        tissue = cells._Tissue((256, 256), CellKnobs(thickness=thickness, scale=1.0), Rng(7, index))
         tissue.place_discs()
         tissue.measure()
         cell = tissue.cell
@@ -255,7 +254,7 @@ def test_scale_sets_the_range_of_sizes_of_things(scale):
     kinds = {"paint_car": scenes.CAR, "paint_pedestrian": scenes.PEDESTRIAN, "paint_bicyclist": BICYCLIST}
     tall = {name: [] for name in kinds}
     for index in range(40):
-        scene = scenes._Scene((256, 256), SceneKnobs(scale=scale, objects=6, rare=0.02), Draws(5, index))
+        scene = scenes._Scene((256, 256), SceneKnobs(scale=scale, objects=6, rare=0.02), Rng(5, index))
         scene.horizon, scene.ground, scene.per_metre = 100.0, 156.0, 156.0 / scenes.CAMERA_HEIGHT
         for _, draws, painter, arguments in scene.furniture():
             scene.draws = draws
@@ -276,7 +275,7 @@ def test_scale_sets_the_range_of_sizes_of_cells():
     for scale in (1, 4, 16):
         radii = []
         for index in range(12):
-            tissue = cells._Tissue((256, 256), CellKnobs(scale=scale), Draws(1, index))
+            tissue = cells._Tissue((256, 256), CellKnobs(scale=scale), Rng(1, index))
             tissue.place_discs()
             tissue.measure()
             areas = np.bincount(tissue.cell.ravel(), minlength=len(tissue.x))
@@ -390,23 +389,23 @@ def test_void_marks_exactly_the_pixels_near_a_border():
 
 
 def disc_of(kind, index, distance, **options):
-    """A sample, its twin, and which pixels belong to the disc."""
+    """A sample, its counterpart, and which pixels belong to the disc."""
     dataset = kind(context=distance, seed=12, **options)
-    (image, label), (twin_image, twin_label) = dataset.draw(index), dataset.draw(index, twin=True)
-    return image, label, twin_image, twin_label, label != twin_label
+    (image, label), (other_image, other_label) = dataset.draw(index), dataset.draw(index, counterpart=True)
+    return image, label, other_image, other_label, label != other_label
 
 
 @sets
 @pytest.mark.parametrize("distance", [4, 16, 40])
 def test_nothing_within_the_context_distance_tells_the_classes_apart(kind, distance):
-    """The twin has the other class and the very same pixels up to the distance that the knob states."""
+    """The counterpart has the other class and the very same pixels up to the distance that the knob states."""
     module = {SyntheticScenes: scenes, SyntheticCells: cells}[kind]
     for index in range(25):
-        image, label, twin_image, twin_label, disc = disc_of(kind, index, distance)
+        image, label, other_image, other_label, disc = disc_of(kind, index, distance)
         assert disc.sum() > 20
-        assert {*np.unique(label[disc]), *np.unique(twin_label[disc])} == set(module.CUE_CLASSES)
+        assert {*np.unique(label[disc]), *np.unique(other_label[disc])} == set(module.CUE_CLASSES)
         assert len(np.unique(label[disc])) == 1
-        differs = (image != twin_image).any(0)
+        differs = (image != other_image).any(0)
         assert differs.any() and not (differs & disc).any()
         gap = ndimage.distance_transform_edt(~disc)[differs].min()
         assert gap > distance  # a pixel `distance` away from the disc is still the same
@@ -450,8 +449,8 @@ def test_a_local_classifier_is_at_chance_and_one_that_sees_the_light_is_not(kind
 
 
 def place_cue_of(dataset, index):
-    """Centre of the disc of one image: the middle of what the twin labels otherwise."""
-    disc = dataset.draw(index)[1] != dataset.draw(index, twin=True)[1]
+    """Centre of the disc of one image: the middle of what the counterpart labels otherwise."""
+    disc = dataset.draw(index)[1] != dataset.draw(index, counterpart=True)[1]
     return tuple(int(round(place)) for place in ndimage.center_of_mass(disc))
 
 
@@ -471,7 +470,7 @@ def test_disc_and_light_fit_at_every_allowed_distance(size):
     furthest = max(size) - 4 * radius - 2
     for distance in {4, furthest // 2, furthest}:
         for index in range(40):
-            ends = place_cue(Draws(index), *size, distance, radius)
+            ends = place_cue(Rng(index), *size, distance, radius)
             for centre in ends:
                 assert all(radius <= place < side - radius for place, side in zip(centre, size, strict=True))
             assert np.hypot(*np.subtract(*ends)) >= distance + 2 * radius + 1

@@ -81,8 +81,8 @@ def test_prose_keeps_the_voice_of_the_book(name):
 # ---- Data ------------------------------------------------------------------------------------------------------------
 
 DATASETS = [
-    ("SyntheticScenes", "synthetic_scenes", "SCENES_SPEC"),
-    ("SyntheticCells", "synthetic_cells", "CELLS_SPEC"),
+    ("SyntheticScenes", "synthetic.scenes", "SCENES_SPEC"),
+    ("SyntheticCells", "synthetic.cells", "CELLS_SPEC"),
     ("CamVid", "camvid", "SPEC"),
     ("DrosophilaVNC", "drosophila_vnc", "SPEC"),
     ("ISBI2012", "isbi2012", "SPEC"),

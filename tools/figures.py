@@ -95,7 +95,7 @@ def knob_figure(kind, rows, *, index, seed, columns):
         for column, setting in enumerate(settings):
             # The last distance is shown with the other light, and so with the other class.
             other = knob == "context" and column == 2
-            image, label = kind(size=(tall, wide), seed=seed, **{knob: setting}).draw(index, twin=other)
+            image, label = kind(size=(tall, wide), seed=seed, **{knob: setting}).draw(index, counterpart=other)
             left = margin + column * (2 * wide + gap + between)
             page.write(left, top + 34 + 14, f"{knob} = {setting:g}" + ", other light" * other, fontsize=8.5)
             page.put(left, top + 34 + 21, picture(image))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ def restore(
 
 def random_state() -> dict[str, Any]:
     """Where torch, numpy and `random` stand, as tensors and plain values."""
-    name, words, *rest = np.random.get_state()
+    name, words, *rest = cast(tuple, np.random.get_state(legacy=True))
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     return {
         "torch": torch.get_rng_state(),

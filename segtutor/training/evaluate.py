@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from segtutor.metrics import ConfusionMatrix
 from segtutor.modes import kept_modes
 from segtutor.training.precision import in_float32, prepare
-from segtutor.training.sampling import check_dataset, collate_by_size, seeded
+from segtutor.training.sampling import Samples, check_dataset, collate_by_size, seeded
 
 
 def evaluate(
     model: nn.Module,
-    dataset: Dataset,
+    dataset: Samples,
     *,
     batch_size: int = 8,
     num_classes: int | None = None,
@@ -49,13 +50,14 @@ def evaluate(
     """
     check_dataset(dataset, "dataset")
     device, dtype = prepare(model, device, precision)  # not in inference mode, or what it moves could train no more
+    scored = cast(Dataset, dataset)
     if limit is not None and limit < len(dataset):
-        dataset = Subset(dataset, [i * len(dataset) // limit for i in range(limit)])
+        scored = Subset(scored, [i * len(dataset) // limit for i in range(limit)])
     confusion = None
     # Seeded, so that a dataset that draws random numbers is scored alike each time.
     with kept_modes(model), torch.inference_mode(), seeded(0, device):
         model.eval()
-        batches = DataLoader(dataset, batch_size, collate_fn=collate_by_size)
+        batches = DataLoader(scored, batch_size, collate_fn=collate_by_size)
         for images, masks in itertools.chain.from_iterable(batches):
             images = images.to(device, memory_format=torch.channels_last)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):

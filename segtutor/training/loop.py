@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from segtutor.logs import shown_unless_handled
 from segtutor.losses import CrossEntropyLoss
@@ -27,13 +26,13 @@ from segtutor.training.evaluate import evaluate
 from segtutor.training.interrupts import between_steps
 from segtutor.training.precision import NAMES, in_float32, prepare
 from segtutor.training.reporting import ClassWatch, History, Reporter
-from segtutor.training.sampling import check_dataset, loader, seeded
+from segtutor.training.sampling import Samples, check_dataset, loader, seeded
 from segtutor.training.schedule import Schedule, schedule_of
 
 
 def fit(
     model: nn.Module,
-    dataset: Dataset,
+    dataset: Samples,
     *,
     steps: int,
     loss: Callable[[Tensor | tuple[Tensor, ...], Tensor], Tensor] | None = None,
@@ -49,7 +48,7 @@ def fit(
     device: str | torch.device | None = None,
     precision: str = "auto",
     log_every: int | None = None,
-    validation: Dataset | None = None,
+    validation: Samples | None = None,
     validate_every: int | None = None,
     on_step: Callable[[int, float], None] | None = None,
     log_dir: str | Path | None = None,
@@ -134,8 +133,9 @@ def fit(
         return step == steps or bool(every and step % every == 0)
 
     def validate(step: int) -> None:
-        reporter.validated(history, step, evaluate(model, validation, batch_size=batch_size, precision=precision))
-        hand_out()
+        if validation is not None:
+            reporter.validated(history, step, evaluate(model, validation, batch_size=batch_size, precision=precision))
+            hand_out()
 
     lines = shown_unless_handled() if log_every else contextlib.nullcontext()
     with between_steps(polite=save is not None) as asked, lines, reporter, seeded(seed, device):

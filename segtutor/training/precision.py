@@ -53,7 +53,8 @@ def prepare(
         device = first.device if first is not None else "cpu"
     device = torch.device(device)
     dtype = autocast_dtype(device, precision)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device)
+    model.to(memory_format=torch.channels_last)
     return device, dtype
 
 

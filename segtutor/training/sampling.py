@@ -7,7 +7,7 @@ import itertools
 import random
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 Sample = tuple[Tensor, Tensor]
+
+
+class Samples(Protocol):
+    """What training and evaluation read: anything with a length and an index, such as a data set or a list of pairs."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @contextlib.contextmanager
@@ -32,7 +40,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-def loader(dataset: Dataset, batch_size: int, seed: int, num_workers: int, start: int = 0) -> DataLoader:
+def loader(dataset: Samples, batch_size: int, seed: int, num_workers: int, start: int = 0) -> DataLoader:
     """Batches for training, pass after pass over the set, each pass in a new order.
 
     Args:
@@ -50,12 +58,14 @@ def loader(dataset: Dataset, batch_size: int, seed: int, num_workers: int, start
     # Two generators: the order of the images must not depend on how many numbers the loader draws to seed its workers.
     order, workers = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
     batches = itertools.islice(index_batches(len(dataset), batch_size, order), start, None)
+    items: Any = dataset
+    places: Iterator[list[Any]] = batches
     if num_workers:
-        dataset, numbered = _Placed(dataset, seed), enumerate(batches, start)
-        batches = ([(number * batch_size + i, index) for i, index in enumerate(batch)] for number, batch in numbered)
+        items, numbered = _Placed(dataset, seed), enumerate(batches, start)
+        places = ([(number * batch_size + i, index) for i, index in enumerate(batch)] for number, batch in numbered)
     return DataLoader(
-        dataset,
-        batch_sampler=batches,
+        items,
+        batch_sampler=places,
         num_workers=num_workers,
         generator=workers,
         worker_init_fn=_ignore_interrupts,
@@ -149,7 +159,7 @@ def _pair(sample: Any) -> Sample:
 class _Placed(Dataset):
     """Seeds the n-th image of a run by n, so that it looks the same whichever worker loads it and after any break."""
 
-    def __init__(self, dataset: Dataset, seed: int):
+    def __init__(self, dataset: Samples, seed: int):
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, place_and_index: tuple[int, int]) -> Any:

@@ -29,7 +29,9 @@ class Discs(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         from segtutor.data.transforms import normalize
 
-        (image, label), (_, other) = (self.scenes.draw(index // 2, twin=bool(t)) for t in (index % 2, 1 - index % 2))
+        (image, label), (_, other) = (
+            self.scenes.draw(index // 2, counterpart=bool(t)) for t in (index % 2, 1 - index % 2)
+        )
         fence = self.scenes.spec.classes.index("fence")
         target = torch.where(torch.from_numpy(label != other), torch.from_numpy(label == fence).long(), 255)
         return normalize(torch.from_numpy(image), self.scenes.spec), target

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from .camvid import SPEC as CAMVID
-from .spec import DatasetSpec
-from .synthetic_common import (
+from segtutor.data.camvid import SPEC as CAMVID
+from segtutor.data.spec import DatasetSpec
+from segtutor.data.synthetic.common import (
     VOID,
     Canvas,
-    Draws,
+    Rng,
     SyntheticDataset,
     add_noise,
     check_range,
@@ -53,7 +55,7 @@ FLAT = np.array(
 )  # fmt: skip
 CUE_COLOURS = np.array([(1.0, 0.62, 0.05), (0.20, 0.25, 1.0)], dtype=np.float32)
 CUE_CLASSES = (SIGN, FENCE)
-DISC_GREY = np.float32(0.55)
+DISC_GREY = 0.55
 
 CAMERA_HEIGHT = 2.5
 # Of a bicyclist's pixels, what is left on average after others stand in front and the image ends; measured.
@@ -187,40 +189,40 @@ def _rgb(colour: tuple[float, float, float]) -> np.ndarray:
 class _Scene:
     """One street: camera, light, and the painters of everything that stands in it."""
 
-    def __init__(self, size: tuple[int, int], knobs: SceneKnobs, draws: Draws) -> None:
+    def __init__(self, size: tuple[int, int], knobs: SceneKnobs, rng: Rng) -> None:
         self.height, self.width = size
-        self.knobs, self.draws = knobs, draws
+        self.knobs, self.rng = knobs, rng
         self.canvas = Canvas(*size, FLAT, knobs.texture)
         self.rows, self.columns = _axes(*size)
-        self.horizon = self.height * draws(0.36, 0.46)
-        self.vanish = self.width * draws(0.34, 0.66)
+        self.horizon = self.height * rng(0.36, 0.46)
+        self.vanish = self.width * rng(0.34, 0.66)
         self.ground = self.height - self.horizon
         self.per_metre = self.ground / CAMERA_HEIGHT
         self.focal = 0.9 * self.height * CAMERA_HEIGHT / self.ground
-        self.road = draws(2.3, 3.3)
-        self.edge = self.road + draws(1.4, 2.4)
-        sky, haze, light = draws.pick(_HOURS)
+        self.road = rng(2.3, 3.3)
+        self.edge = self.road + rng(1.4, 2.4)
+        sky, haze, light = rng.choice(_HOURS)
         self.sky, self.haze, self.light = _rgb(sky), _rgb(haze), _rgb(light)
-        self.sun = -1 if draws() < 0.5 else 1
+        self.sun = -1 if rng() < 0.5 else 1
 
     def position(self, metres: float, scale: float) -> tuple[float, float]:
         """Pixel (x, y) of a point of the ground, ``metres`` right of the middle of the road."""
         return self.vanish + metres * self.per_metre * scale, self.horizon + self.ground * scale
 
-    def clearness(self, scale):
+    def clearness(self, scale: float | np.ndarray) -> Any:
         """Share of a thing's own colour that reaches the camera through the haze."""
         if isinstance(scale, float):
             return np.float32(math.exp(-self.focal / (75.0 * scale)))
         return np.exp(np.float32(-self.focal / 75.0) / scale)
 
-    def hazed(self, colour: np.ndarray, scale) -> np.ndarray:
+    def hazed(self, colour: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
         """Colour after the air between it and the camera."""
         clear = self.clearness(scale)
         colour = colour * clear
         colour += self.haze * (1 - clear)
         return colour
 
-    def coloured(self, colours, part: np.ndarray, shade, scale: float) -> np.ndarray:
+    def coloured(self, colours: Sequence[Any], part: np.ndarray, shade: Any, scale: float) -> np.ndarray:
         """Light, shade and haze on a thing whose pixels are numbered by its parts.
 
         Args:
@@ -243,8 +245,8 @@ class _Scene:
         rows = slice(0, min(self.height, math.ceil(self.horizon) + 1))
         down = np.clip(self.rows[rows] / np.float32(self.horizon), 0, 1)
         colour = self.sky + (self.haze - self.sky) * down**1.5
-        amount = self.draws(0.0, 0.9)
-        cloud = cut(_clouds(), self.draws, rows.stop, self.width)
+        amount = self.rng(0.0, 0.9)
+        cloud = cut(_clouds(), self.rng, rows.stop, self.width)
         cloud = np.minimum(np.maximum(cloud, 0), 1) * (np.float32(amount) * (1 - 0.6 * down))
         cloudy = cloud * (np.float32(0.98) - colour)
         cloudy += colour
@@ -252,15 +254,15 @@ class _Scene:
 
     def paint_skyline(self) -> None:
         """Far roofs and far trees, one hazy strip above the horizon."""
-        draws, width = self.draws, self.width
+        rng, width = self.rng, self.width
         top = math.ceil(self.horizon) + 1
-        for label, share in ((BUILDING, draws(0.05, 0.22)), (TREE, draws(0.03, 0.13))):
+        for label, share in ((BUILDING, rng(0.05, 0.22)), (TREE, rng(0.03, 0.13))):
             if label == BUILDING:
-                steps = np.array([draws() for _ in range(24)], np.float32)
-                place = np.arange(width) * np.float32(draws(10, 18) / width)
+                steps = np.array([rng() for _ in range(24)], np.float32)
+                place = np.arange(width) * np.float32(rng(10, 18) / width)
                 profile = steps[place.astype(np.intp) % 24]
             else:
-                profile = 0.55 + 0.28 * cut(noise_field(7.0), draws, 1, width)[0]
+                profile = 0.55 + 0.28 * cut(noise_field(7.0), rng, 1, width)[0]
             limit = self.horizon - share * self.height * np.clip(profile, 0.05, 1.2)
             where = (slice(max(0, int(limit.min()) - 1), top), slice(0, width))
             base = _rgb((0.45, 0.44, 0.48) if label == BUILDING else (0.22, 0.34, 0.22))
@@ -269,31 +271,31 @@ class _Scene:
             self.canvas.paint(where, self.rows[where[0]] >= limit[None], label, colour)
 
     def paint_ground(self) -> None:
-        draws = self.draws
+        rng = self.rng
         first = min(self.height - 1, math.ceil(self.horizon))
         where = (slice(first, self.height), slice(0, self.width))
         scale = np.maximum(self.rows[where[0]] - np.float32(self.horizon), 0.4) / np.float32(self.ground)
         metres = (self.columns - np.float32(self.vanish)) / (np.float32(self.per_metre) * scale)
         away = np.float32(self.focal) / scale
-        shade = 1 + cut(_ground_grain(), draws, *metres.shape) * np.minimum(1, 0.2 + scale * 1.6)
+        shade = 1 + cut(_ground_grain(), rng, *metres.shape) * np.minimum(1, 0.2 + scale * 1.6)
         aside = np.abs(metres)
-        if draws() < 0.7:  # houses on the sunny side throw a shadow over that edge of the street
-            np.multiply(shade, 0.74, out=shade, where=metres * self.sun > self.road * draws(0.2, 1.1))
+        if rng() < 0.7:  # houses on the sunny side throw a shadow over that edge of the street
+            np.multiply(shade, 0.74, out=shade, where=metres * self.sun > self.road * rng(0.2, 1.1))
 
-        tiles = draws(0.5, 0.9)
+        tiles = rng(0.5, 0.9)
         slab_number = aside * (1 / tiles)
         seams = (slab_number - np.floor(slab_number) < 0.07 / tiles) | ((away % tiles) < 0.07)
         slabs = shade * np.where(seams & (scale > 0.16), np.float32(0.88), np.float32(1))
         np.multiply(slabs, 1.14, out=slabs, where=aside < self.road + 0.16)
-        slab = _rgb(draws.pick(((0.66, 0.63, 0.59), (0.60, 0.58, 0.57), (0.70, 0.62, 0.54)))) * self.light
+        slab = _rgb(rng.choice(((0.66, 0.63, 0.59), (0.60, 0.58, 0.57), (0.70, 0.62, 0.54)))) * self.light
 
-        asphalt = draws(0.27, 0.40)
+        asphalt = rng(0.27, 0.40)
         tone = np.full(metres.shape, asphalt, np.float32)
-        phase = draws(0, 5)
+        phase = rng(0, 5)
         lines = (np.abs(metres) < 0.07) & ((away + phase) % 5.0 < 2.6)
         lines |= np.abs(aside - (self.road - 0.22)) < 0.05
-        if draws() < 0.3:
-            start = draws(7, 16)
+        if rng() < 0.3:
+            start = rng(7, 16)
             lines |= (np.abs(away - start - 1.4) < 1.4) & ((metres % 0.9) < 0.45) & (aside < self.road - 0.3)
         np.putmask(tone, lines, 0.86)
         tone *= shade
@@ -309,24 +311,24 @@ class _Scene:
 
     def paint_side(self, side: int) -> None:
         """House fronts and fences along one side of the street, in perspective."""
-        draws, canvas = self.draws, self.canvas
+        rng, canvas = self.rng, self.canvas
         reach = (self.vanish if side < 0 else self.width - self.vanish) / (self.edge * self.per_metre)
         count = 16
-        numbers = draws.generator.random((7, count), dtype=np.float32)
-        ends = np.float32(self.focal / reach - 8 * draws()) + np.cumsum(5 + 8 * numbers[0])
+        numbers = rng.generator.random((7, count), dtype=np.float32)
+        ends = np.float32(self.focal / reach - 8 * rng()) + np.cumsum(5 + 8 * numbers[0])
         fences = numbers[1] < 0.22
         heights = np.where(fences, 1.0 + 0.5 * numbers[2], 4.2 + 6.3 * numbers[2])
         lit = np.float32(1.08 if side == -self.sun else 0.78)
         walls = _WALLS[(numbers[3] * len(_WALLS)).astype(np.intp)]
         walls *= (0.85 + 0.27 * numbers[4])[:, None]
-        walls[fences] = draws.pick(((0.50, 0.36, 0.22), (0.36, 0.38, 0.36), (0.62, 0.58, 0.50)))
+        walls[fences] = rng.choice(((0.50, 0.36, 0.22), (0.36, 0.38, 0.36), (0.62, 0.58, 0.50)))
         walls *= self.light[:, 0, 0] * lit
 
         end, fenced = ends.tolist(), fences.tolist()  # single numbers out of a list cost less
         for plot in range(count):  # trees in the gardens behind fences
             if fenced[plot] and end[plot] < 40:
-                away = max(end[plot] - draws(1.5, 5.0), 3.0)
-                self.paint_tree(side * (self.edge + draws(1.5, 3.5)), self.focal / away, draws(3.5, 6.0))
+                away = max(end[plot] - rng(1.5, 5.0), 3.0)
+                self.paint_tree(side * (self.edge + rng(1.5, 3.5)), self.focal / away, rng(3.5, 6.0))
         gables = (heights[1:] > heights[:-1]) & (ends[:-1] < 60) & ~fences[1:]
         for plot in np.flatnonzero(gables)[::-1].tolist():  # walls seen over a lower neighbour that is nearer
             scale = self.focal / end[plot]
@@ -360,14 +362,14 @@ class _Scene:
         bay_number, storey_number = np.floor(bay), np.floor(storey)
         v = storey - storey_number
         fence = fences[plot][None]
-        table = draws.generator.random(256, dtype=np.float32)
+        table = rng.generator.random(256, dtype=np.float32)
         # Whatever depends on the column alone is one row of numbers, joined with the rest last.
         from_middle = np.where(fence, np.float32(1), np.abs(bay - bay_number - 0.5))
         from_sill, below_roof, share = np.abs(v - 0.56), high - up, up / high
         upper = (storey_number > 0) & (below_roof > 0.45)
         window = upper & (from_sill < 0.27) & (from_middle < 0.27)
         window |= (storey_number == 0) & (np.abs(v - 0.41) < 0.31) & (from_middle < 0.42)
-        shade = 1 + cut(_wall_grain(), draws, *up.shape)
+        shade = 1 + cut(_wall_grain(), rng, *up.shape)
         shade -= 0.05 * np.minimum(1, share)
         np.multiply(shade, 0.80, out=shade, where=below_roof < 0.32)  # cornice
         framed = upper & (from_sill < 0.33) & (np.abs(bay - bay_number - 0.5) < 0.33)
@@ -384,8 +386,8 @@ class _Scene:
         column = at % up.shape[1]
         which = (bay_number[0] * 7 + plot * 71).take(column) + storey_number.take(at) * 37
         glow = table.take(which.astype(np.int32) & 255)
-        glass = (0.16 + 0.30 * glow * (0.4 + v.take(at))) * np.float32(((0.80,), (0.95,), (1.12,)))
-        glass = np.where(glow > 0.93, np.float32(((0.90,), (0.72,), (0.42,))), glass)
+        glass = (0.16 + 0.30 * glow * (0.4 + v.take(at))) * np.array(((0.80,), (0.95,), (1.12,)), np.float32)
+        glass = np.where(glow > 0.93, np.array(((0.90,), (0.72,), (0.42,)), np.float32), glass)
         glass *= clear[0].take(column)
         glass += air[:, 0].take(column, axis=1)
         for plane, values in zip(colour, glass, strict=True):
@@ -393,20 +395,20 @@ class _Scene:
         canvas.paint(where, inside, np.where(fence, np.uint8(FENCE), np.uint8(BUILDING)), colour)
 
     def paint_tree(self, metres: float, scale: float, tall: float) -> None:
-        draws, canvas = self.draws, self.canvas
+        rng, canvas = self.rng, self.canvas
         x, y = self.position(metres, scale)
         unit = self.per_metre * scale
-        trunk = max(0.7, 0.11 * unit * draws(0.7, 1.2))
+        trunk = max(0.7, 0.11 * unit * rng(0.7, 1.2))
         where = canvas.window(x - trunk, x + trunk, y - 0.55 * tall * unit, y)
         if where:
             across = (self.columns[:, where[1]] - np.float32(x)) / np.float32(trunk)
             bark = _rgb((0.30, 0.22, 0.16)) * (0.9 - 0.35 * across * self.sun)
             canvas.paint(where, True, TREE, self.hazed(bark, scale))
-        half_width, half_height = 0.36 * tall * unit * draws(0.8, 1.15), 0.36 * tall * unit
+        half_width, half_height = 0.36 * tall * unit * rng(0.8, 1.15), 0.36 * tall * unit
         middle = y - 0.66 * tall * unit
         where = canvas.window(x - half_width, x + half_width, middle - half_height, middle + half_height)
-        which, mirror = draws.whole(0, 11), draws() < 0.5
-        green = _rgb(draws.pick(((0.30, 0.47, 0.20), (0.23, 0.41, 0.24), (0.42, 0.50, 0.20), (0.52, 0.44, 0.20))))
+        which, mirror = rng.integer(0, 11), rng() < 0.5
+        green = _rgb(rng.choice(((0.30, 0.47, 0.20), (0.23, 0.41, 0.24), (0.42, 0.50, 0.20), (0.52, 0.44, 0.20))))
         if where is None:
             return
         masks, lights = _crowns()
@@ -416,7 +418,7 @@ class _Scene:
         column = 95 - column if mirror else column
         pixel = row * 96 + column
         mask, light = masks[which].take(pixel), lights[which].take(pixel)
-        light += np.float32(0.13 * min(1.0, 0.35 + unit / 12)) * cut(_leaves(), draws, *mask.shape)
+        light += np.float32(0.13 * min(1.0, 0.35 + unit / 12)) * cut(_leaves(), rng, *mask.shape)
         clear = self.clearness(scale)
         colour = (green * self.light * clear) * light
         colour += self.haze * (1 - clear)
@@ -424,12 +426,12 @@ class _Scene:
 
     def paint_pole(self, metres: float, scale: float, tall: float, sign: bool) -> None:
         """A lamp post or a sign post: every part of the post is ``thickness`` pixels wide."""
-        draws, canvas, thick = self.draws, self.canvas, self.knobs.thickness
+        rng, canvas, thick = self.rng, self.canvas, self.knobs.thickness
         x, y = self.position(metres, scale)
         x, unit = round(x) + (0.5 if thick % 2 else 0.0), self.per_metre * scale
         left = x - thick / 2
         top = y - tall * unit
-        grey = self.hazed(_rgb(draws.pick(((0.22, 0.24, 0.25), (0.34, 0.35, 0.36), (0.17, 0.22, 0.20)))), scale)
+        grey = self.hazed(_rgb(rng.choice(((0.22, 0.24, 0.25), (0.34, 0.35, 0.36), (0.17, 0.22, 0.20)))), scale)
         where = canvas.window(left, left + thick, top, y)
         if where is None:
             return
@@ -441,11 +443,11 @@ class _Scene:
             if where:
                 canvas.paint(where, True, POLE, grey)
             return
-        radius = max(2.6, 0.42 * unit * draws(0.8, 1.2))
+        radius = max(2.6, 0.42 * unit * rng(0.8, 1.2))
         middle = top + radius * 0.6
         where = canvas.window(x - radius - 1, x + radius + 1, middle - radius - 1, middle + radius + 1)
-        shape = draws.whole(0, 3)
-        face, rim = draws.pick(
+        shape = rng.integer(0, 3)
+        face, rim = rng.choice(
             (((0.95, 0.95, 0.95), (0.80, 0.10, 0.12)), ((0.10, 0.30, 0.70), (0.92, 0.93, 0.95)),
              ((0.96, 0.78, 0.12), (0.15, 0.15, 0.15)), ((0.78, 0.08, 0.10), (0.95, 0.95, 0.95)))
         )  # fmt: skip
@@ -479,11 +481,11 @@ class _Scene:
 
     def paint_car(self, metres: float, scale: float, size: float) -> None:
         """A car from behind or from the front, with the side that perspective shows."""
-        draws, canvas = self.draws, self.canvas
-        van = draws() < 0.2
-        tall, length = (2.1, 4.6) if van else (draws(1.38, 1.6), draws(3.6, 4.4))
+        rng, canvas = self.rng, self.canvas
+        van = rng() < 0.2
+        tall, length = (2.1, 4.6) if van else (rng(1.38, 1.6), rng(3.6, 4.4))
         half = 0.87
-        paint = np.array(draws.pick(_PAINTS), np.float32) * draws(0.85, 1.1)
+        paint = np.array(rng.choice(_PAINTS), np.float32) * rng(0.85, 1.1)
         rear = metres > 0
         x, y = self.position(metres, scale)
         unit = self.per_metre * scale * size
@@ -531,19 +533,19 @@ class _Scene:
         np.putmask(part, (np.abs(up - 0.55) < 0.06) & (across < 0.24), 4)
         np.putmask(part, (np.abs(up - 0.40) < 0.05) & lower, 5)
         lights = (0.75, 0.06, 0.05) if rear else (0.98, 0.96, 0.82)
-        colours = (paint, (0.20, 0.25, 0.31), (0.07, 0.07, 0.08), lights, (0.90, 0.89, 0.80), paint * 0.55)
+        front = (paint, (0.20, 0.25, 0.31), (0.07, 0.07, 0.08), lights, (0.90, 0.89, 0.80), paint * 0.55)
         shade = np.where(part <= 1, 0.80 + 0.26 * up, np.float32(1))
         gleam = (part == 1) & (np.abs(up - across * 0.5 - 0.9) < 0.12)  # the sky in the window
         np.multiply(shade, 1.9, out=shade, where=gleam)
-        canvas.paint(where, lower | cabin | wheels, CAR, self.coloured(colours, part, shade, scale))
+        canvas.paint(where, lower | cabin | wheels, CAR, self.coloured(front, part, shade, scale))
 
     def paint_pedestrian(self, metres: float, scale: float, size: float) -> None:
-        draws, canvas = self.draws, self.canvas
+        rng, canvas = self.rng, self.canvas
         x, y = self.position(metres, scale)
         unit = self.per_metre * scale * size
-        stride, lean = draws(0.02, 0.24), draws(-0.03, 0.03)
-        shirt, trousers, skin = draws.pick(_CLOTHES), draws.pick(_CLOTHES), draws.pick(_SKINS)
-        bag, hair = draws() < 0.35, draws(0.08, 0.3)
+        stride, lean = rng(0.02, 0.24), rng(-0.03, 0.03)
+        shirt, trousers, skin = rng.choice(_CLOTHES), rng.choice(_CLOTHES), rng.choice(_SKINS)
+        bag, hair = rng() < 0.35, rng(0.08, 0.3)
         self.shadow(x, y, 0.42 * unit, scale)
         where = canvas.window(x - 0.55 * unit, x + 0.55 * unit, y - PEDESTRIAN_HEIGHT * unit, y)
         if where is None:
@@ -569,13 +571,13 @@ class _Scene:
         canvas.paint(where, part > 0, PEDESTRIAN, self.coloured(colours, part, shade, scale))
 
     def paint_bicyclist(self, metres: float, scale: float, size: float) -> None:
-        draws, canvas = self.draws, self.canvas
+        rng, canvas = self.rng, self.canvas
         x, y = self.position(metres, scale)
         unit = self.per_metre * scale * size
-        facing = 1 if draws() < 0.5 else -1
-        shirt, trousers = draws.pick(_CLOTHES), draws.pick(_CLOTHES)
-        skin, frame = draws.pick(_SKINS), draws.pick(_PAINTS)
-        pedal = draws(-0.12, 0.12)
+        facing = 1 if rng() < 0.5 else -1
+        shirt, trousers = rng.choice(_CLOTHES), rng.choice(_CLOTHES)
+        skin, frame = rng.choice(_SKINS), rng.choice(_PAINTS)
+        pedal = rng(-0.12, 0.12)
         self.shadow(x, y, 0.8 * unit, scale)
         where = canvas.window(x - 0.95 * unit, x + 0.95 * unit, y - 1.78 * unit, y)
         if where is None:
@@ -609,7 +611,7 @@ class _Scene:
         limb(0.12, 1.36, 0.40, 1.02, 0.06, 1)
         limb(0.20, 1.60, 0.21, 1.62, 0.13, 3)
         np.putmask(part, ((across - 0.20) ** 2 + (up - 1.62) ** 2 < 0.0196) & (up > 1.65), 6)
-        colours = ((0, 0, 0), shirt, trousers, skin, (0.09, 0.09, 0.10), frame, draws.pick(_PAINTS))
+        colours = ((0, 0, 0), shirt, trousers, skin, (0.09, 0.09, 0.10), frame, rng.choice(_PAINTS))
         shade = np.float32(0.95) + np.float32(0.12) * (up - 0.8)
         canvas.paint(where, part > 0, BICYCLIST, self.coloured(colours, part, shade, scale))
 
@@ -617,56 +619,57 @@ class _Scene:
         """A place between ``low`` and ``high`` metres right of the middle that the camera sees, if there is one."""
         unit = self.per_metre * scale
         first, last = max(low, -self.vanish / unit), min(high, (self.width - self.vanish) / unit)
-        return self.draws(first, last) if first < last else self.draws(low, high)
+        return self.rng(first, last) if first < last else self.rng(low, high)
 
     def aside(self, low: float, high: float, scale: float) -> float:
         """A place ``low`` to ``high`` metres from the middle, on a side of the street that the camera sees."""
         unit = self.per_metre * scale
         sides = [side for side, room in ((-1, self.vanish), (1, self.width - self.vanish)) if room / unit > low]
-        side = self.draws.pick(sides or (-1, 1))
+        side = self.rng.choice(sides or (-1, 1))
         return self.within(low, high, scale) if side > 0 else self.within(-high, -low, scale)
 
-    def furniture(self) -> list[tuple]:
-        """Everything that stands on the street: (scale, its own draws, painter, arguments), not sorted by distance."""
-        shared, knobs, things = self.draws, self.knobs, []
+    def furniture(self) -> list[tuple[float, Rng, Callable[..., None], tuple]]:
+        """What stands on the street: (scale, its own random numbers, painter, arguments), not sorted by distance."""
+        shared, knobs = self.rng, self.knobs
+        things: list[tuple[float, Rng, Callable[..., None], tuple]] = []
         rows = iter(shared.generator.random((9 + 40, 32)).tolist())
 
-        def add(scale: float, painter, *arguments) -> None:
-            things.append((scale, self.draws, painter, arguments))
+        def add(scale: float, painter: Callable[..., None], *arguments: float) -> None:
+            things.append((scale, self.rng, painter, arguments))
 
-        trees, poles = shared.whole(1, 4), shared.whole(3, 5)
+        trees, poles = shared.integer(1, 4), shared.integer(3, 5)
         for number in range(4):
-            self.draws = draws = shared.apart(next(rows))
-            scale = draws.log(0.07, 0.42)
+            self.rng = rng = shared.repeating(next(rows))
+            scale = rng.log_uniform(0.07, 0.42)
             if number < trees:
-                add(scale, self.paint_tree, self.aside(self.road + 0.6, self.edge, scale), scale, draws(3.5, 6.5))
+                add(scale, self.paint_tree, self.aside(self.road + 0.6, self.edge, scale), scale, rng(3.5, 6.5))
         for number in range(5):
-            self.draws = draws = shared.apart(next(rows))
-            scale = draws.log(0.09, 0.5)
+            self.rng = rng = shared.repeating(next(rows))
+            scale = rng.log_uniform(0.09, 0.5)
             place = self.aside(self.road + 0.1, self.road + 0.5, scale)
-            sign = draws() < 0.55
+            sign = rng() < 0.55
             if number < poles:
-                add(scale, self.paint_pole, place, scale, draws(2.3, 3.0) if sign else draws(4.0, 6.0), sign)
+                add(scale, self.paint_pole, place, scale, rng(2.3, 3.0) if sign else rng(4.0, 6.0), sign)
         # Sizes are spread around one middle size, so that the knob changes the range and not the middle.
         spread = math.sqrt(knobs.scale)
         low, high = 0.25 / spread, 0.25 * spread
         for _ in range(knobs.objects):
-            self.draws = draws = shared.apart(next(rows))
-            scale = draws.log(low, high)
-            if draws() < 0.55:
-                lane = self.road - draws(0.95, 1.15) if draws() < 0.6 else 0.5 * self.road
+            self.rng = rng = shared.repeating(next(rows))
+            scale = rng.log_uniform(low, high)
+            if rng() < 0.55:
+                lane = self.road - rng(0.95, 1.15) if rng() < 0.6 else 0.5 * self.road
                 add(scale, self.paint_car, self.aside(lane - 0.1, lane + 0.1, scale), scale, 1.0)
             else:
                 place = self.aside(self.road + 0.3, self.edge - 0.2, scale)
-                add(scale, self.paint_pedestrian, place, scale, draws(0.9, 1.08))
+                add(scale, self.paint_pedestrian, place, scale, rng(0.9, 1.08))
         left = knobs.rare * self.height * self.width
         while left > 0:  # until the share is covered; the last one is drawn or not by chance
-            self.draws = draws = shared.apart(shared.generator.random(32).tolist())
-            scale = draws.log(low, high)
+            self.rng = rng = shared.repeating(shared.generator.random(32).tolist())
+            scale = rng.log_uniform(low, high)
             unit = self.per_metre * scale
             # A silhouette's area in square metres, measured: thin tubes are drawn thicker when they are far away.
             area = VISIBLE_SHARE * max(0.83, 0.72 + 2.3 / unit) * unit**2
-            if left < area and draws() > left / area:
+            if left < area and rng() > left / area:
                 break
             left -= area
             add(scale, self.paint_bicyclist, self.within(-self.road + 0.3, self.road - 0.3, scale), scale, 1.0)
@@ -678,8 +681,8 @@ class _Scene:
         self.paint_ground()
         self.paint_side(-1)
         self.paint_side(1)
-        for _, draws, painter, arguments in sorted(self.furniture(), key=lambda thing: thing[0]):
-            self.draws = draws
+        for _, rng, painter, arguments in sorted(self.furniture(), key=lambda thing: thing[0]):
+            self.rng = rng
             painter(*arguments)
         return self.canvas
 
@@ -703,24 +706,24 @@ class SyntheticScenes(SyntheticDataset):
         "flat": {"texture": 0.0, "noise": 0.0},
     }
 
-    def draw(self, index: int, *, twin: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, index: int, *, counterpart: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Draw one scene.
 
         Args:
             index: Which one.
-            twin: With ``context``: the same scene, but with the other light and so the other class of the disc.
+            counterpart: With ``context``: the same scene, but with the other light and so the other class of the disc.
 
         Returns:
             Image (3, H, W) float32 in [0, 1] and label (H, W) uint8.
         """
         knobs = self.knobs
-        scene = _Scene(self.size, knobs, Draws(self.seed, index, 0))
+        scene = _Scene(self.size, knobs, Rng(self.seed, index, 0))
         canvas = scene.render()
         image, label = canvas.image, canvas.label
         if knobs.context:
-            draws = Draws(self.seed, index, 1)
-            paint_cue(image, label, draws, knobs.context, CUE_COLOURS, DISC_GREY, CUE_CLASSES, twin)
+            rng = Rng(self.seed, index, 1)
+            paint_cue(image, label, rng, knobs.context, CUE_COLOURS, DISC_GREY, CUE_CLASSES, counterpart)
         if knobs.noise:
-            add_noise(image, knobs.noise, Draws(self.seed, index, 2))
+            add_noise(image, knobs.noise, Rng(self.seed, index, 2))
         np.clip(image, 0, 1, out=image)
         return image, void_borders(label, knobs.void)

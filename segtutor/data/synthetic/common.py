@@ -1,4 +1,4 @@
-"""What the two synthetic sets share: knob checks, random draws, noise to cut from, and the dataset itself."""
+"""What the two synthetic sets share: checks of knobs, random numbers, noise to cut from, and the dataset itself."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import functools
 import itertools
 import math
 import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .spec import DatasetSpec
+from segtutor.data.spec import DatasetSpec
+
+T = TypeVar("T")
 
 VOID = 255
 NOISE_PERIOD = 512
@@ -30,8 +34,12 @@ def check_range(kind: str, name: str, value: float, low: float, high: float, *, 
         raise ValueError(f"{kind} knob {name}={value!r} is not valid: give {what} from {low} to {high}")
 
 
-def resolve_knobs(kind: type, knobs, settings: dict, presets: dict):
-    """Turn a knobs object, a preset's name or None, plus single settings, into one knobs object."""
+def resolve_knobs(kind: type, knobs: Any, settings: Mapping[str, Any], presets: Mapping[str, dict[str, Any]]) -> Any:
+    """Turn a knobs object, a preset's name or None, plus single settings, into one knobs object.
+
+    Raises:
+        ValueError: no such preset, no such knob, or a knobs object of another set.
+    """
     if knobs is None:
         knobs = kind()
     elif isinstance(knobs, str):
@@ -47,20 +55,28 @@ def resolve_knobs(kind: type, knobs, settings: dict, presets: dict):
     return dataclasses.replace(knobs, **settings)
 
 
-class Draws:
-    """Single random numbers in batches: one call of numpy's generator per number would cost more than the drawing."""
+class Rng:
+    """A source of single random numbers, drawn many at a time: a call of numpy's generator for each would take longer
+    than the drawing.
+
+    Args:
+        key: whole numbers that seed it.
+    """
 
     def __init__(self, *key: int) -> None:
-        # An array of words seeds as the numbers themselves do, without numpy taking them apart one by one.
+        # An array seeds as a tuple of the same numbers does, and quicker.
         words = np.array(key, np.uint32) if max(key) < 2**32 else key
         self.generator = np.random.default_rng(words)
-        self._next = iter(())
+        self._next: Iterator[float] = iter(())
 
-    def apart(self, row: list[float]) -> Draws:
-        """Draws for one thing alone, from numbers of its own: so that no knob of another thing disturbs it."""
-        alone = object.__new__(Draws)
-        alone.generator, alone._next = self.generator, itertools.cycle(row)
-        return alone
+    def repeating(self, row: list[float]) -> Rng:
+        """A source that hands out the numbers of ``row``, again and again.
+
+        A thing that is drawn with numbers of its own looks the same whatever a knob does to the others.
+        """
+        own = object.__new__(Rng)
+        own.generator, own._next = self.generator, itertools.cycle(row)
+        return own
 
     def __call__(self, low: float = 0.0, high: float = 1.0) -> float:
         """A uniform number in [low, high)."""
@@ -69,15 +85,15 @@ class Draws:
         self._next = iter(self.generator.random(512).tolist())
         return self(low, high)
 
-    def log(self, low: float, high: float) -> float:
+    def log_uniform(self, low: float, high: float) -> float:
         """A number in [low, high) whose logarithm is uniform: as many small ones per octave as large ones."""
         return math.exp(self(math.log(low), math.log(high)))
 
-    def whole(self, low: int, high: int) -> int:
+    def integer(self, low: int, high: int) -> int:
         """A uniform whole number from low to high, both included."""
         return low + int(self() * (high - low + 1))
 
-    def pick(self, options):
+    def choice(self, options: Sequence[T]) -> T:
         """One of ``options``, all equally likely."""
         return options[int(self() * len(options))]
 
@@ -102,9 +118,9 @@ def noise_field(wavelength: float, variant: int = 0) -> np.ndarray:
     return np.pad(field / field.std(), (0, 256), mode="wrap").astype(np.float32)
 
 
-def cut(field: np.ndarray, draws: Draws, height: int, width: int) -> np.ndarray:
+def cut(field: np.ndarray, rng: Rng, height: int, width: int) -> np.ndarray:
     """A (height, width) piece of a noise field at a random place; for up to 256 pixels a view, not a copy."""
-    return cut_at(field, draws.whole(0, NOISE_PERIOD - 1), draws.whole(0, NOISE_PERIOD - 1), height, width)
+    return cut_at(field, rng.integer(0, NOISE_PERIOD - 1), rng.integer(0, NOISE_PERIOD - 1), height, width)
 
 
 def cut_at(field: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -121,22 +137,22 @@ def _grain() -> np.ndarray:
     return np.random.default_rng(271).standard_normal((6, NOISE_PERIOD + 256, NOISE_PERIOD + 256), dtype=np.float32)
 
 
-def add_noise(image: np.ndarray, sigma: float, draws: Draws) -> None:
+def add_noise(image: np.ndarray, sigma: float, rng: Rng) -> None:
     """Add Gaussian sensor noise in place, independent between pixels and between channels of one image.
 
     Args:
         image: (C, H, W) float32.
         sigma: Standard deviation.
-        draws: Source of randomness.
+        rng: Source of randomness.
     """
     height, width = image.shape[1:]
     if height > 256 or width > 256:
-        image += np.float32(sigma) * draws.generator.standard_normal(image.shape, dtype=np.float32)
+        image += np.float32(sigma) * rng.generator.standard_normal(image.shape, dtype=np.float32)
         return
-    first = draws.whole(0, 5)
+    first = rng.integer(0, 5)
     for channel, plane in enumerate(image):
-        piece = cut(_grain()[(first + channel) % 6], draws, height, width)
-        plane += np.float32(sigma) * piece[:: draws.pick((1, -1)), :: draws.pick((1, -1))]
+        piece = cut(_grain()[(first + channel) % 6], rng, height, width)
+        plane += np.float32(sigma) * piece[:: rng.choice((1, -1)), :: rng.choice((1, -1))]
 
 
 def void_borders(label: np.ndarray, width: int) -> np.ndarray:
@@ -162,11 +178,11 @@ def void_borders(label: np.ndarray, width: int) -> np.ndarray:
     return np.where(low == high, label, np.uint8(VOID))
 
 
-def place_cue(draws: Draws, height: int, width: int, distance: int, radius: int) -> tuple[tuple[int, int], ...]:
+def place_cue(rng: Rng, height: int, width: int, distance: int, radius: int) -> tuple[tuple[int, int], ...]:
     """Where the ambiguous disc and the cue that names it go: ``distance`` pixels between their nearest pixels.
 
     Args:
-        draws: Source of randomness.
+        rng: Source of randomness.
         height: Rows of the image.
         width: Columns of the image.
         distance: Gap in pixels between disc and cue, edge to edge.
@@ -177,26 +193,35 @@ def place_cue(draws: Draws, height: int, width: int, distance: int, radius: int)
     """
     between = distance + 2 * radius + 1
     for _ in range(40):
-        angle = draws(0.0, 2 * math.pi)
+        angle = rng(0.0, 2 * math.pi)
         # Rounding away from zero keeps the promise: the cue is never nearer than asked.
         step_y = math.copysign(math.ceil(abs(between * math.sin(angle))), math.sin(angle))
         step_x = math.copysign(math.ceil(abs(between * math.cos(angle))), math.cos(angle))
         low_y, high_y = max(radius, radius - step_y), min(height, height - step_y) - 1 - radius
         low_x, high_x = max(radius, radius - step_x), min(width, width - step_x) - 1 - radius
         if low_y <= high_y and low_x <= high_x:
-            row, column = draws.whole(int(low_y), int(high_y)), draws.whole(int(low_x), int(high_x))
+            row, column = rng.integer(int(low_y), int(high_y)), rng.integer(int(low_x), int(high_x))
             return (row, column), (row + int(step_y), column + int(step_x))
     # Far cues fit along the longer side only.
     if width >= height:
-        row, column = draws.whole(radius, height - 1 - radius), radius
+        row, column = rng.integer(radius, height - 1 - radius), radius
         ends = (row, column), (row, column + between)
     else:
-        row, column = radius, draws.whole(radius, width - 1 - radius)
+        row, column = radius, rng.integer(radius, width - 1 - radius)
         ends = (row, column), (row + between, column)
-    return ends if draws() < 0.5 else ends[::-1]
+    return ends if rng() < 0.5 else ends[::-1]
 
 
-def paint_cue(image, label, draws: Draws, distance: int, lights, grey: float, classes: tuple[int, int], twin: bool):
+def paint_cue(
+    image: np.ndarray,
+    label: np.ndarray,
+    rng: Rng,
+    distance: int,
+    lights: np.ndarray,
+    grey: float,
+    classes: tuple[int, int],
+    counterpart: bool,
+) -> None:
     """Paint one plain grey disc and, ``distance`` pixels away, the light that alone says which class the disc has.
 
     Which of the two it is does not depend on the scene; the light leaves the labels under it as they are.
@@ -204,16 +229,17 @@ def paint_cue(image, label, draws: Draws, distance: int, lights, grey: float, cl
     Args:
         image: (C, H, W) float32, painted in place.
         label: (H, W) uint8, painted in place.
-        draws: Source of randomness, apart from that of the scene.
+        rng: Source of randomness, another one than the scene's.
         distance: Pixels between the disc and the light, edge to edge.
         lights: (2, C) colour of the light for either class.
         grey: Value of the disc in every channel.
         classes: The two classes.
-        twin: Take the other light and the other class, with everything else equal.
+        counterpart: Take the other light and the other class, with everything else equal.
     """
-    which = int(draws() < 0.5) ^ int(twin)
-    radius = cue_radius(label.shape)
-    disc, cue = place_cue(draws, *label.shape, distance, radius)
+    which = int(rng() < 0.5) ^ int(counterpart)
+    height, width = label.shape
+    radius = cue_radius((height, width))
+    disc, cue = place_cue(rng, height, width, distance, radius)
     offset = np.arange(-radius, radius + 1)
     mask = offset[:, None] ** 2 + offset**2 <= radius**2
     for (row, column), colour in ((cue, lights[which]), (disc, np.full(len(image), grey, np.float32))):
@@ -250,7 +276,9 @@ class Canvas:
             return None
         return slice(first_row, last_row), slice(first, last)
 
-    def paint(self, where: tuple[slice, slice], mask, label, colour: np.ndarray) -> None:
+    def paint(
+        self, where: tuple[slice, slice], mask: np.ndarray | bool, label: np.ndarray | int, colour: np.ndarray
+    ) -> None:
         """Write class and colour through one mask.
 
         Args:
@@ -287,9 +315,18 @@ class SyntheticDataset(Dataset):
 
     spec: DatasetSpec
     KNOBS: type
-    PRESETS: dict[str, dict]
+    PRESETS: dict[str, dict[str, Any]]
 
-    def __init__(self, size=(128, 128), length=1000, *, seed=0, knobs=None, transform=None, **settings) -> None:
+    def __init__(
+        self,
+        size: Sequence[int] = (128, 128),
+        length: int = 1000,
+        *,
+        seed: int = 0,
+        knobs: Any = None,
+        transform: Callable[..., Any] | None = None,
+        **settings: Any,
+    ) -> None:
         name = type(self).__name__
         if len(tuple(size)) != 2 or min(size) < 32:
             raise ValueError(f"{name} size={tuple(size)} is not valid: give (height, width), each at least 32 pixels")
@@ -310,7 +347,7 @@ class SyntheticDataset(Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def draw(self, index: int, *, twin: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, index: int, *, counterpart: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Image (C, H, W) float32 in [0, 1] and label (H, W) uint8 of one index."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it draws")
 

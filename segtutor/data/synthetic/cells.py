@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .drosophila_vnc import SPEC as TISSUE
-from .spec import DatasetSpec
-from .synthetic_common import (
+from segtutor.data.drosophila_vnc import SPEC as TISSUE
+from segtutor.data.spec import DatasetSpec
+from segtutor.data.synthetic.common import (
     NOISE_PERIOD,
     VOID,
     Canvas,
-    Draws,
+    Rng,
     SyntheticDataset,
     add_noise,
     check_range,
@@ -98,8 +98,8 @@ class CellKnobs:
 def _bend(unit: int, variant: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How far a coordinate is displaced, in pixels, and the derivatives of that along rows and columns."""
     field = 0.034 * unit * noise_field(0.40 * unit, variant) + 0.006 * unit * noise_field(0.13 * unit, variant)
-    along_rows, along_columns = np.gradient(field)
-    return field, along_rows.astype(np.float32), along_columns.astype(np.float32)
+    along_rows, along_columns = (slope.astype(np.float32) for slope in np.gradient(field))
+    return field, along_rows, along_columns
 
 
 @functools.lru_cache(maxsize=1)
@@ -126,16 +126,16 @@ def _vesicles() -> np.ndarray:
 class _Tissue:
     """One section: discs, distances, and the painters of what lies in the cells."""
 
-    def __init__(self, size: tuple[int, int], knobs: CellKnobs, draws: Draws) -> None:
+    def __init__(self, size: tuple[int, int], knobs: CellKnobs, rng: Rng) -> None:
         self.height, self.width = size
-        self.knobs, self.draws = knobs, draws
+        self.knobs, self.rng = knobs, rng
         self.unit = min(size)
         self.canvas = Canvas(*size, FLAT, knobs.texture)
         self.whole = (slice(0, self.height), slice(0, self.width))
 
     def place_discs(self) -> None:
         """Discs that do not overlap, radii spread around one middle radius over the ratio ``scale``."""
-        draws = self.draws
+        rng = self.rng
         spread = math.sqrt(self.knobs.scale)
         middle = MIDDLE_RADIUS * self.unit
         low, high = middle / spread, middle * spread
@@ -144,9 +144,9 @@ class _Tissue:
         count, refused = 0, 0
         margin = 0.6 * middle
         while count < most and refused < 24:
-            radius = draws.log(low, high) if spread > 1 else low
-            column = draws(-margin, self.width + margin)
-            row = draws(-margin, self.height + margin)
+            radius = rng.log_uniform(low, high) if spread > 1 else low
+            column = rng(-margin, self.width + margin)
+            row = rng(-margin, self.height + margin)
             if count:
                 dx, dy = x[:count] - column, y[:count] - row
                 gap = float((np.sqrt(dx * dx + dy * dy) - r[:count]).min())
@@ -164,11 +164,11 @@ class _Tissue:
 
         Only the few discs nearest to the middle of a block of 8 x 8 pixels are compared at the pixels of that block.
         """
-        draws, height, width = self.draws, self.height, self.width
+        rng, height, width = self.rng, self.height, self.width
         high, wide = -(-height // BLOCK) * BLOCK, -(-width // BLOCK) * BLOCK
         bends = []
         for variant in (11, 12):
-            top, left = draws.whole(0, NOISE_PERIOD - 1), draws.whole(0, NOISE_PERIOD - 1)
+            top, left = rng.integer(0, NOISE_PERIOD - 1), rng.integer(0, NOISE_PERIOD - 1)
             bends.append([cut_at(field, top, left, high, wide) for field in _bend(self.unit, variant)])
         (down, down_rows, down_columns), (right, right_rows, right_columns) = bends
         rows = np.arange(high, dtype=np.float32)[:, None] + 0.5 + down
@@ -217,25 +217,25 @@ class _Tissue:
         self.distance = (second - first) / np.maximum(slope, 0.35)
 
     def paint_cytoplasm(self) -> None:
-        draws, canvas = self.draws, self.canvas
+        rng, canvas = self.rng, self.canvas
         count = len(self.x)
-        tone = np.array([draws(0.60, 0.76) for _ in range(count)], np.float32)
+        tone = np.array([rng(0.60, 0.76) for _ in range(count)], np.float32)
         # Glia squeezes in between: it is small cells rather than large ones.
-        self.glia = np.array([draws() < 0.22 for _ in range(count)]) & (self.r <= 1.05 * np.median(self.r))
+        self.glia = np.array([rng() < 0.22 for _ in range(count)]) & (self.r <= 1.05 * np.median(self.r))
         tone[self.glia] *= 0.62
         plasm, glia = _grains()
-        value = tone[self.cell] + cut(plasm, draws, self.height, self.width)
+        value = tone[self.cell] + cut(plasm, rng, self.height, self.width)
         halo = np.maximum(0, 1 - np.maximum(self.distance - self.knobs.thickness / 2, 0) * 0.45)
         value -= 0.26 * halo
         self.stamp_vesicles(value)
         canvas.paint(self.whole, True, INTRACELLULAR, value)
         if self.glia.any():
             mask = self.glia[self.cell]
-            canvas.paint(self.whole, mask, GLIA, value + cut(glia, draws, self.height, self.width))
+            canvas.paint(self.whole, mask, GLIA, value + cut(glia, rng, self.height, self.width))
 
     def stamp_vesicles(self, value: np.ndarray) -> None:
         """Add small rings in clusters, away from the membranes."""
-        generator = self.draws.generator
+        generator = self.rng.generator
         clusters = max(3, round(7 * self.height * self.width / self.unit**2))
         middle = generator.random((clusters, 1, 2), dtype=np.float32) * (self.height, self.width)
         place = middle + generator.standard_normal((clusters, 12, 2), dtype=np.float32) * (0.07 * self.unit)
@@ -253,31 +253,31 @@ class _Tissue:
 
     def paint_mitochondria(self) -> None:
         """Ellipses with a double rim and cristae, in bent coordinates like the cells they lie in."""
-        draws = self.draws
+        rng = self.rng
         for cell in range(len(self.x)):
             radius = float(self.r[cell])
             wanted = 1 + (radius > 0.17 * self.unit) + (radius > 0.30 * self.unit)
             for number in range(wanted):
-                if draws() > (0.42 if wanted == 1 else 0.75) or self.glia[cell]:
+                if rng() > (0.42 if wanted == 1 else 0.75) or self.glia[cell]:
                     continue
-                size = min(draws(0.48, 0.70) / (1 if wanted == 1 else 1.45) * radius, 0.22 * self.unit)
-                turn = draws(0, 2 * math.pi)
-                off = draws(0.0, 0.25) if wanted == 1 else draws(0.45, 0.55)
+                size = min(rng(0.48, 0.70) / (1 if wanted == 1 else 1.45) * radius, 0.22 * self.unit)
+                turn = rng(0, 2 * math.pi)
+                off = rng(0.0, 0.25) if wanted == 1 else rng(0.45, 0.55)
                 angle = turn + 2 * math.pi * number / wanted
                 x = float(self.x[cell]) + off * radius * math.cos(angle)
                 y = float(self.y[cell]) + off * radius * math.sin(angle)
-                self.paint_mitochondrion(cell, x, y, size, size * draws(0.6, 0.95), draws(0, math.pi))
+                self.paint_mitochondrion(cell, x, y, size, size * rng(0.6, 0.95), rng(0, math.pi))
 
     def paint_mitochondrion(self, cell: int, x: float, y: float, long: float, short: float, turn: float) -> None:
-        draws = self.draws
+        rng = self.rng
         row, column = y, x  # undo the bend: where in the image do the coordinates read (x, y)?
         for _ in range(3):
             at = min(max(int(row), 0), self.height - 1), min(max(int(column), 0), self.width - 1)
             row, column = y - float(self.down[at]), x - float(self.right[at])
         half = 1.5 * long + 2
         where = self.canvas.window(column - half, column + half, row - half, row + half)
-        pitch, phase, tone = draws(3.4, 5.0), draws(0, 6.3), draws(0.40, 0.50)
-        corners = [draws.whole(0, NOISE_PERIOD - 1) for _ in range(4)]  # drawn in any case: nothing else may shift
+        pitch, phase, tone = rng(3.4, 5.0), rng(0, 6.3), rng(0.40, 0.50)
+        corners = [rng.integer(0, NOISE_PERIOD - 1) for _ in range(4)]  # drawn in any case: nothing else may shift
         if where is None:
             return
         dx, dy = self.columns[where] - np.float32(x), self.rows[where] - np.float32(y)
@@ -297,24 +297,26 @@ class _Tissue:
 
     def paint_membranes(self) -> None:
         half = self.knobs.thickness / 2
-        grain = cut(noise_field(6.0, 10), self.draws, self.height, self.width)
+        grain = cut(noise_field(6.0, 10), self.rng, self.height, self.width)
         value = 0.24 + 0.035 * grain + 0.10 * np.square(self.distance / half)
         self.membrane = self.distance <= half
         self.canvas.paint(self.whole, self.membrane, MEMBRANE, value)
 
     def paint_synapses(self) -> None:
         """Dark plates on membranes until the share ``rare`` is covered; the last is drawn or not by chance."""
-        draws, canvas, knobs = self.draws, self.canvas, self.knobs
+        rng, canvas, knobs = self.rng, self.canvas, self.knobs
         left = knobs.rare * self.height * self.width
         ys, xs = np.nonzero(self.membrane)
         if not len(ys) or left <= 0:
             return
         for _ in range(400):
-            pick = draws.whole(0, len(ys) - 1)
+            pick = rng.integer(0, len(ys) - 1)
             row, column = int(ys[pick]), int(xs[pick])
-            radius = self.unit * draws(0.035, 0.065) + 1
-            thick = knobs.thickness / 2 + draws(0.012, 0.024) * self.unit + 0.4
+            radius = self.unit * rng(0.035, 0.065) + 1
+            thick = knobs.thickness / 2 + rng(0.012, 0.024) * self.unit + 0.4
             where = canvas.window(column - radius, column + radius + 1, row - radius, row + radius + 1)
+            if where is None:  # it cannot be: the pixel itself lies in the window
+                continue
             dy = np.arange(where[0].start - row, where[0].stop - row, dtype=np.float32)[:, None]
             dx = np.arange(where[1].start - column, where[1].stop - column, dtype=np.float32)
             round_ = (dx * dx + dy * dy) / np.float32(radius * radius)
@@ -323,7 +325,7 @@ class _Tissue:
             area = int((mask & (canvas.label[where] != SYNAPSE)).sum())
             if area == 0:
                 continue
-            if left < area and draws() > left / area:
+            if left < area and rng() > left / area:
                 return
             value = np.float32(0.09) + np.float32(0.05) * round_ + 0.03 * (self.distance[where] / thick)
             canvas.paint(where, mask, SYNAPSE, value)
@@ -332,7 +334,7 @@ class _Tissue:
                 return
 
     def render(self) -> Canvas:
-        light = cut(noise_field(200.0, 13), self.draws, self.height, self.width)
+        light = cut(noise_field(200.0, 13), self.rng, self.height, self.width)
         self.place_discs()
         self.measure()
         self.paint_cytoplasm()
@@ -363,22 +365,24 @@ class SyntheticCells(SyntheticDataset):
         "flat": {"texture": 0.0, "noise": 0.0},
     }
 
-    def draw(self, index: int, *, twin: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, index: int, *, counterpart: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Draw one section.
 
         Args:
             index: Which one.
-            twin: With ``context``: the same section, but with the other spot and so the other class of the disc.
+            counterpart: With ``context``: the same section, but with the other spot and so the other class of the disc.
 
         Returns:
             Image (1, H, W) float32 in [0, 1] and label (H, W) uint8.
         """
         knobs = self.knobs
-        canvas = _Tissue(self.size, knobs, Draws(self.seed, index, 0)).render()
+        canvas = _Tissue(self.size, knobs, Rng(self.seed, index, 0)).render()
         image, label = canvas.image, canvas.label
         if knobs.context:
-            paint_cue(image, label, Draws(self.seed, index, 1), knobs.context, CUE_LIGHTS, DISC_GREY, CUE_CLASSES, twin)
+            paint_cue(
+                image, label, Rng(self.seed, index, 1), knobs.context, CUE_LIGHTS, DISC_GREY, CUE_CLASSES, counterpart
+            )
         if knobs.noise:
-            add_noise(image, knobs.noise, Draws(self.seed, index, 2))
+            add_noise(image, knobs.noise, Rng(self.seed, index, 2))
         np.clip(image, 0, 1, out=image)
         return image, void_borders(label, knobs.void)
