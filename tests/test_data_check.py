@@ -352,11 +352,11 @@ def test_one_class_alone_is_told(tmp_path, name):
 
 
 def test_a_rare_class_is_looked_for_beyond_the_sample(tmp_path):
-    masks = [labels(0)] * 30
-    dataset = two_folders(tmp_path, *masks)
-    assert "one class" in before_training(dataset, limit=4)[0]
-    save(tmp_path / "masks" / "13.png", labels(0, 0, 0, 1))
-    assert before_training(dataset, limit=4) == []
+    for value, words in ((0, "one class"), (255, "nothing to learn")):
+        dataset = two_folders(tmp_path, *[labels(value)] * 30)
+        assert words in before_training(dataset, limit=4)[0]
+        save(tmp_path / "masks" / "13.png", labels(0, 0, 0, 1))
+        assert before_training(dataset, limit=4) == []
     assert check_dataset(dataset, limit=4).ok
 
 
@@ -389,6 +389,18 @@ def test_random_numbers_stay_as_they_were(tmp_path):
 def test_items_of_one_class_are_told_too():
     for values, words in (((0, 255), "binary masks"), ((255,), "nothing to learn"), ((1,), "one class only, 1 (b)")):
         assert words in only_problem(check_dataset(Items(item(*values), item(*values)))).message
+
+
+def test_of_sets_without_files_a_few_items_are_made():
+    class Counting(Items):
+        asked = 0
+
+        def __getitem__(self, index):
+            self.asked += 1
+            return super().__getitem__(index)
+
+    several, one = Counting(*[item(0, 1)] * 30), Counting(*[item(0)] * 29, item(0, 1))
+    assert before_training(several, one) == [] and several.asked == 8 and one.asked == 30
 
 
 def test_images_in_both_parts_are_told_before_training(tmp_path):

@@ -30,7 +30,8 @@ from .report import DatasetReport, Problem
 from .root import LAYOUTS, DataNotFoundError
 from .splits import Parts
 
-SAMPLE = 40  # pairs of each set that are read before a training run
+SAMPLE = 40  # pairs of files of each set that are read before a training run
+SAMPLED_ITEMS = 8  # the same of a set without files, whose items may have to be computed
 
 
 def check_dataset(
@@ -125,7 +126,8 @@ def check_parts(parts: Mapping[str, Dataset], *, limit: int | None = None) -> Da
     """
     total = DatasetReport(next((_title(dataset) for dataset in parts.values()), ""))
     for part, dataset in parts.items():
-        report = check_dataset(dataset, limit=limit)
+        few = limit if limit is None or isinstance(dataset, PairDataset) else min(limit, SAMPLED_ITEMS)
+        report = check_dataset(dataset, limit=few)
         report.problems = [Problem(p.kind, p.file or part, p.message, p.found, p.allowed) for p in report.problems]
         total.add(report)
     own = {part: dataset for part, dataset in parts.items() if isinstance(dataset, SegmentationFolder)}
@@ -142,7 +144,7 @@ def before_training(train: Dataset, validation: Dataset | None = None, *, limit:
     Args:
         train: What is trained on.
         validation: What is validated on.
-        limit: Pairs of each set that are read; None: all of them.
+        limit: Pairs of each set that are read, fewer of sets without files; None: all of them.
 
     Returns:
         One sentence for each finding; none where nothing is wrong.
@@ -337,7 +339,10 @@ def _check_items(
     length = len(cast(Sized, dataset))
     report, counts = DatasetReport(_name(dataset), length, inferred=classes is None), Counter[int]()
     where: dict[int, str] = {}
-    for index in evenly(length, limit):
+    chosen = evenly(length, limit)
+    for index in (*chosen, *(i for i in range(length) if i not in set(chosen))):
+        if report.checked >= len(chosen) and (not counts or len(set(counts) - {ignore_index}) > 1):
+            break  # beyond the sample, only where it holds one class alone, or void
         report.checked += 1
         try:
             image, mask = dataset[index]

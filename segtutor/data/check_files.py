@@ -53,7 +53,7 @@ class FileCheck:
         for pair in [rest[i] for i in evenly(len(rest), GLANCES)] if limit else []:
             self.glance(*pair)
         for _, mask in rest if limit else []:  # one class alone in a sample says nothing: look for a second one
-            if np.count_nonzero(self.pixels[:-1]) != 1:
+            if not self.pixels.any() or np.count_nonzero(self.pixels[:-1]) > 1:
                 break
             self.look_at_mask(mask)
         self.conclude()
