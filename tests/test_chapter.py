@@ -135,6 +135,7 @@ def test_splits_of_a_synthetic_set_share_no_image(capsys):
 
 def test_real_data_is_used_when_it_is_there(monkeypatch, capsys):
     from segtutor import data
+    from segtutor.data import registry
 
     asked, kept = [], []
 
@@ -150,8 +151,8 @@ def test_real_data_is_used_when_it_is_there(monkeypatch, capsys):
             kept.append(asked[-1][0])
 
     monkeypatch.setattr(data, "available", lambda name: name in ("camvid", "vnc"))
-    monkeypatch.setattr(data, "CamVid", Real, raising=False)
-    monkeypatch.setattr(data, "DrosophilaVNC", Real, raising=False)
+    for name in ("camvid", "vnc"):
+        monkeypatch.setitem(registry._ENTRIES, name, dataclasses.replace(registry.find_dataset(name), build=Real))
     chapter.dataset("camvid", size=(96, 128), texture=0.5)
     chapter.dataset("vnc", "test", tile=256)
     assert asked == [

@@ -28,6 +28,7 @@ from segtutor.data import (
 )
 from segtutor.data.download import checksums
 from segtutor.data.folder import default_colors
+from segtutor.data.registry import find_dataset
 from segtutor.data.root import DataNotFoundError, available, find_root
 
 SPECS = [module.SPEC for module in (camvid, drosophila_vnc, isbi2012, oxford_pets, voc, cityscapes)]
@@ -199,10 +200,12 @@ def test_a_variable_that_points_nowhere_is_an_error(home, monkeypatch, tmp_path)
 
 def test_names_of_sets():
     for spec in SPECS:
-        assert data.root.layout(spec.name).name == spec.name
-        assert hasattr(data, data.root.layout(spec.name).title)
-    with pytest.raises(ValueError, match="choose one of camvid, vnc"):
-        available("imagenet")
+        entry = find_dataset(spec.name)
+        assert entry.spec is spec and getattr(data, entry.title) is entry.build and spec.name in data.list_datasets()
+    with pytest.raises(ValueError, match="there is no dataset 'camvit': did you mean camvid, "):
+        available("camvit")
+    with pytest.raises(ValueError, match="'scenes' has no files of its own: choose one of camvid, "):
+        available("scenes")
 
 
 @pytest.mark.parametrize("make", [CamVid, DrosophilaVNC, ISBI2012, OxfordPets, data.VOC])
@@ -543,7 +546,7 @@ def test_torchvision_still_has_the_addresses_and_digests():
 
     assert tuple(url for url, _ in OxfordIIITPet._RESOURCES) == oxford_pets.SPEC.urls
     assert all(len(md5) == 32 for _, md5 in OxfordIIITPet._RESOURCES)
-    assert {"url", "md5"} <= set(DATASET_YEAR_DICT["2012"]) and set(voc.YEARS) < set(DATASET_YEAR_DICT)
+    assert {"url", "md5"} <= set(DATASET_YEAR_DICT["2012"]) and set(map(str, voc.YEARS)) < set(DATASET_YEAR_DICT)
 
 
 @pytest.mark.parametrize("count", [1, 12, 40])

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from segtutor.data.root import LAYOUTS, available
+from segtutor.data.root import available, real_datasets
 
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
 WITHOUT = "No real data found"
@@ -17,12 +17,12 @@ WITHOUT = "No real data found"
 
 def problems(html: Path = HTML) -> list[str]:
     """Why the book may not be published, one sentence each."""
-    present = [entry.title for entry in LAYOUTS.values() if available(entry.name)]
+    present = [entry.title for entry in real_datasets().values() if available(entry.name)]
     found = [f"{title} is on this machine: build where it is not" for title in present]
     chapters = sorted((html / "notebooks").glob("*.html"))
     if not chapters:
         found.append("there is no built book: run `make book` first")
-    titles = "|".join(entry.title for entry in LAYOUTS.values())
+    titles = "|".join(entry.title for entry in real_datasets().values())
     for page in chapters:
         text = page.read_text(encoding="utf-8")
         if WITHOUT not in text:

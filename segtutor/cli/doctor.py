@@ -144,10 +144,10 @@ def caches() -> list[Finding]:
 def data_sets() -> list[Finding]:
     """Which real data sets are on this machine."""
     from segtutor import data
-    from segtutor.data.root import LAYOUTS
+    from segtutor.data.root import real_datasets
 
     try:
-        found = [name for name in LAYOUTS if data.available(name)]
+        found = [name for name in real_datasets() if data.available(name)]
     except ValueError as error:
         return [Finding("Data: SEGTUTOR_DATA is wrong", f"{error}.")]
     return [Finding(f"Data: {', '.join(found) or 'none found; the synthetic sets scenes and cells are always there'}")]

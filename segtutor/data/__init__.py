@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what a type checker sees; a program looks names up on first
     from segtutor.data.folder import SegmentationFolder
     from segtutor.data.isbi2012 import ISBI2012
     from segtutor.data.oxford_pets import OxfordPets
+    from segtutor.data.registry import list_datasets, register_dataset
     from segtutor.data.report import DatasetReport
     from segtutor.data.root import available, find_root
     from segtutor.data.spec import DatasetSpec
@@ -40,6 +41,8 @@ _HOME = {
     "DatasetReport": "report",
     "find_root": "root",
     "available": "root",
+    "list_datasets": "registry",
+    "register_dataset": "registry",
 }
 
 __all__ = [
@@ -59,6 +62,8 @@ __all__ = [
     "DatasetReport",
     "find_root",
     "available",
+    "list_datasets",
+    "register_dataset",
     "transforms",
 ]
 
@@ -68,9 +73,16 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         if name == "transforms":
             return import_module("segtutor.data.transforms")
-        if name not in _HOME:
+        if name in _HOME:
+            value = getattr(import_module(f"segtutor.data.{_HOME[name]}"), name)
+        elif name[0].isupper():  # a dataset in a file of this folder, which nobody had to list
+            from segtutor.data.registry import datasets
+
+            value = next((entry.build for entry in datasets().values() if entry.title == name), None)
+        else:
+            value = None
+        if value is None:
             raise AttributeError(f"module 'segtutor.data' has no attribute {name!r}")
-        value = getattr(import_module(f"segtutor.data.{_HOME[name]}"), name)
         globals()[name] = value
         return value
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from .download import checksums, download_files
 from .labels import LabelMapping
 from .pairs import PairDataset, choose_split, matched
+from .registry import Layout, Size, register_dataset
 from .root import open_root
 from .spec import DatasetSpec
 
@@ -61,6 +62,13 @@ SPEC = DatasetSpec(
 )
 
 
+@register_dataset(
+    "camvid",
+    layout=Layout(
+        folders=("camvid", "CamVid"),
+        needs=(("train", "trainannot"), ("val", "valannot"), ("test", "testannot")),
+    ),
+)
 class CamVid(PairDataset):
     """CamVid in the split of the SegNet paper: 367 training, 101 validation and 233 test images.
 
@@ -80,12 +88,14 @@ class CamVid(PairDataset):
         ValueError: If the split is unknown or a file has no partner.
     """
 
+    spec = SPEC
+
     def __init__(
         self,
         split: str = "train",
         *,
         root: str | os.PathLike | None = None,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:

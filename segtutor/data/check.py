@@ -7,6 +7,7 @@ size than the image. Each finding names the file, the values found, the values a
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import random
 from collections import Counter
@@ -26,8 +27,9 @@ from .labels import LabelMapping, likely_cause, shorten
 from .pairs import PairDataset
 from .ranges import EIGHT_BITS, as_range
 from .reading import evenly, measure_range, read_raw_mask
+from .registry import DatasetEntry, find_dataset
 from .report import DatasetReport, Problem
-from .root import LAYOUTS, DataNotFoundError
+from .root import DataNotFoundError, real_datasets
 from .splits import Parts
 
 SAMPLE = 40  # pairs of files of each set that are read before a training run
@@ -180,9 +182,9 @@ def _check_folder(path: Path, classes: Sequence[str] | int | None, limit: int | 
         return DatasetReport(str(path), problems=[Problem("missing", str(path), f"{message}: give the data folder")])
     name = path.resolve().name
     if classes is None and not any(options.get(key) for key in ("palette", "label_map")):
-        for layout in LAYOUTS.values():
-            if layout.matches(path):
-                return _check_known(layout.name, path, limit)
+        for entry in real_datasets().values():
+            if entry.layout is not None and entry.layout.matches(path):
+                return _check_known(entry, limit, root=path)
     try:
         folders, notes, problems = _folders(path, options["mask_suffix"])
     except ValueError as error:
@@ -307,21 +309,41 @@ def _count_classes(
     return largest + 1
 
 
-def _check_known(name: str, path: Path, limit: int | None) -> DatasetReport:
-    """All splits of a real dataset that stands in ``path``."""
-    from segtutor import data
+def check_named(name: str, *, limit: int | None = None, **settings: Any) -> DatasetReport:
+    """Look at every image and mask of a registered dataset.
 
-    dataset_class = getattr(data, LAYOUTS[name].title)
-    splits = {"isbi2012": ("all",), "oxford_pets": ("trainval", "test"), "cityscapes": ("train", "val")}
+    Args:
+        name: Name of the dataset, such as ``"camvid"``.
+        limit: Look at this many images of each split, spread evenly over it; None: at all of them.
+        **settings: Arguments of its class, such as ``root``.
+
+    Returns:
+        The report; splits that cannot be opened are problems in it.
+
+    Raises:
+        ValueError: If there is no dataset of that name, or it needs settings that were not given.
+    """
+    entry = find_dataset(name)
+    needed = [
+        key for key, argument in inspect.signature(entry.build).parameters.items()
+        if argument.kind is argument.KEYWORD_ONLY and argument.default is argument.empty and key not in settings
+    ]  # fmt: skip
+    if needed:
+        raise ValueError(f"the dataset '{name}' needs {' and '.join(needed)}: give the folder itself, or --config")
+    return _check_known(entry, limit, **settings)
+
+
+def _check_known(entry: DatasetEntry, limit: int | None, **settings: Any) -> DatasetReport:
+    """All splits of a registered dataset in one report."""
     reports, missing = [], []
-    for split in splits.get(name, ("train", "val", "test") if name != "voc" else ("train", "val")):
+    for split in entry.whole:
         try:
-            reports.append(check_dataset(dataset_class(split, root=path), limit=limit))
+            reports.append(check_dataset(entry.build(split=split, **settings), limit=limit))
         except (ValueError, OSError) as error:
-            missing.append(Problem("missing", f"{LAYOUTS[name].title} {split}", str(error)))
+            missing.append(Problem("missing", f"{entry.title} {split}", str(error)))
     if not reports:
-        return DatasetReport(LAYOUTS[name].title, problems=missing)
-    total = DatasetReport(LAYOUTS[name].title, problems=missing)
+        return DatasetReport(entry.title, problems=missing)
+    total = DatasetReport(entry.title, problems=missing)
     for report in reports:
         total.add(report)
     return total

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .labels import LabelMapping, shorten
 from .pairs import PairDataset, choose_split
+from .registry import Layout, Size, register_dataset
 from .root import DataNotFoundError, open_root
 from .spec import DatasetSpec
 
@@ -52,6 +53,11 @@ SPEC = DatasetSpec(
 )
 
 
+@register_dataset(
+    "cityscapes",
+    splits=("train", "val"),
+    layout=Layout(folders=("cityscapes",), needs=(("leftImg8bit", "gtFine"),)),
+)
 class Cityscapes(PairDataset):
     """Cityscapes with fine annotations in the 19 classes of its benchmark: 2,975 training and 500 validation images.
 
@@ -71,12 +77,14 @@ class Cityscapes(PairDataset):
         ValueError: If the split is unknown or an image has no label file.
     """
 
+    spec = SPEC
+
     def __init__(
         self,
         split: str = "train",
         *,
         root: str | os.PathLike | None = None,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:

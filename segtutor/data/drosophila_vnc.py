@@ -11,12 +11,14 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from .download import checksums, download_files
 from .labels import LabelMapping
 from .pairs import PairDataset, check_size, choose_split
+from .registry import Layout, Side, Size, register_dataset
 from .root import DataNotFoundError, open_root
 from .spec import DatasetSpec
 
@@ -46,6 +48,7 @@ SPEC = DatasetSpec(
 )
 
 
+@register_dataset("vnc", layout=Layout(folders=("vnc",), needs=(("stack1/raw", "stack1/labels"),)))
 class DrosophilaVNC(PairDataset):
     """Fly nerve tissue: 12 training, 2 validation and 4 test slices.
 
@@ -66,14 +69,16 @@ class DrosophilaVNC(PairDataset):
         ValueError: If split, tile or channels are not valid.
     """
 
+    spec = SPEC
+
     def __init__(
         self,
         split: str = "train",
         *,
         root: str | os.PathLike | None = None,
-        size: tuple[int, int] | None = None,
-        tile: int | tuple[int, int] | None = None,
-        channels: int = 1,
+        size: Size | None = None,
+        tile: Side | Size | None = None,
+        channels: Literal[1, 3] = 1,
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:

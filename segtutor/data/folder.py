@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Interval
 
 from .errors import DataError
 from .finding import Pairs, find_pairs
@@ -12,11 +15,13 @@ from .labels import LabelMapping, shorten
 from .pairs import PairDataset
 from .ranges import as_range
 from .reading import measure_range
+from .registry import Size, register_dataset
 from .spec import DatasetSpec
 from .splits import Parts, part_name
 
 Color = Sequence[int] | str
 Palette = Sequence[Color] | Mapping[Color, int]
+Classes = Sequence[str] | Annotated[int, Interval(ge=1)]  # their names, or how many there are
 
 # Okabe and Ito's colours for colour-blind readers, then Tol's "muted" ones.
 _COLORS = (
@@ -109,18 +114,18 @@ class SegmentationFolder(PairDataset):
         split: str = "train",
         *,
         path: str | os.PathLike,
-        classes: Sequence[str] | int,
+        classes: Classes,
         palette: Palette | None = None,
         ignore_index: int = 255,
         label_map: Mapping[int, int] | None = None,
         mask_suffix: str = "",
-        channels: int = 3,
+        channels: Literal[1, 3] = 3,
         value_range: Sequence[float] | str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        size: tuple[int, int] | None = None,
-        held_out: float = 0.2,
-        lists: str | os.PathLike | None = None,
+        size: Size | None = None,
+        held_out: Annotated[float, Interval(gt=0, lt=1)] = 0.2,
+        lists: str | None = None,
         transform: Callable | None = None,
     ) -> SegmentationFolder:
         """One part of a folder that holds images and masks.
@@ -191,6 +196,9 @@ class SegmentationFolder(PairDataset):
             std=tuple(std) if std else ((0.229, 0.224, 0.225) if channels == 3 else (0.226,)),
         )
         PairDataset.__init__(self, pairs, spec, mapping, size=size, transform=transform)
+
+
+register_dataset("folder")(SegmentationFolder.from_path)
 
 
 def label_mapping(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from .download import checksums, download_files
 from .drosophila_vnc import with_channels
 from .labels import LabelMapping
 from .pairs import PairDataset, choose_split, matched
+from .registry import Layout, Size, register_dataset
 from .root import DataNotFoundError, open_root
 from .spec import DatasetSpec
 
@@ -37,6 +39,9 @@ SPEC = DatasetSpec(
 )
 
 
+@register_dataset(
+    "isbi2012", whole=("all",), layout=Layout(folders=("isbi2012",), needs=(("train/image", "train/label"),))
+)
 class ISBI2012(PairDataset):
     """30 slices of 512 x 512 pixels: 20 for training, 3 for validation, 5 for test; two lie between as gaps.
 
@@ -57,13 +62,15 @@ class ISBI2012(PairDataset):
         ValueError: If split or channels are not valid, or a file has no partner.
     """
 
+    spec = SPEC
+
     def __init__(
         self,
         split: str = "train",
         *,
         root: str | os.PathLike | None = None,
-        size: tuple[int, int] | None = None,
-        channels: int = 1,
+        size: Size | None = None,
+        channels: Literal[1, 3] = 1,
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:

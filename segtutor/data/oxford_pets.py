@@ -6,10 +6,12 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from .download import download_archives
 from .labels import LabelMapping
 from .pairs import PairDataset, choose_split
+from .registry import Layout, Size, register_dataset
 from .root import open_root
 from .spec import DatasetSpec
 
@@ -32,6 +34,14 @@ SPEC = DatasetSpec(
 SPEC_WITH_BORDER = dataclasses.replace(SPEC, classes=(*SPEC.classes, "border"), palette=(*SPEC.palette, (34, 62, 204)))
 
 
+@register_dataset(
+    "oxford_pets",
+    whole=("trainval", "test"),
+    layout=Layout(
+        folders=("oxford_pets",),
+        needs=(("oxford-iiit-pet/images", "oxford-iiit-pet/annotations/trimaps"),),
+    ),
+)
 class OxfordPets(PairDataset):
     """Pets against background, read through torchvision and checked by its MD5s.
 
@@ -54,13 +64,15 @@ class OxfordPets(PairDataset):
         ValueError: If split or border are not valid.
     """
 
+    spec = SPEC
+
     def __init__(
         self,
         split: str = "train",
         *,
         root: str | os.PathLike | None = None,
-        size: tuple[int, int] | None = None,
-        border: str = "void",
+        size: Size | None = None,
+        border: Literal["void", "class"] = "void",
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:

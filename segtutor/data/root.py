@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from .registry import DatasetEntry, Layout, datasets, find_dataset
 
 VARIABLE = "SEGTUTOR_DATA"
 
@@ -14,68 +15,23 @@ class DataNotFoundError(FileNotFoundError, ValueError):
     """The files of a dataset, or the folder that should hold them, are not there."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How the folder of one dataset is recognised.
-
-    Attributes:
-        name: Key of the dataset, and the folder that a download makes.
-        title: Name of the dataset's class in ``segtutor.data``.
-        folders: Folders to look in, below the data folder, in this order.
-        needs: Alternatives; the dataset is there when all the paths of one alternative exist.
-    """
-
-    name: str
-    title: str
-    folders: tuple[str, ...]
-    needs: tuple[tuple[str, ...], ...]
-
-    def matches(self, folder: Path) -> bool:
-        """Whether ``folder`` itself holds the dataset."""
-        return any(all((folder / path).exists() for path in paths) for paths in self.needs)
-
-    def locate(self, base: Path) -> Path | None:
-        """The folder of the dataset, where ``base`` is that folder or holds it."""
-        for folder in (base, *(base / name for name in self.folders)):
-            if self.matches(folder):
-                return folder
-        return None
-
-
-LAYOUTS = {
-    layout.name: layout
-    for layout in (
-        Layout(
-            "camvid",
-            "CamVid",
-            ("camvid", "CamVid"),
-            (("train", "trainannot"), ("val", "valannot"), ("test", "testannot")),
-        ),
-        Layout("vnc", "DrosophilaVNC", ("vnc",), (("stack1/raw", "stack1/labels"),)),
-        Layout("isbi2012", "ISBI2012", ("isbi2012",), (("train/image", "train/label"),)),
-        Layout(
-            "oxford_pets",
-            "OxfordPets",
-            ("oxford_pets",),
-            (("oxford-iiit-pet/images", "oxford-iiit-pet/annotations/trimaps"),),
-        ),
-        Layout("voc", "VOC", ("voc",), (("VOCdevkit",), ("TrainVal/VOCdevkit",))),
-        Layout("cityscapes", "Cityscapes", ("cityscapes",), (("leftImg8bit", "gtFine"),)),
-    )
-}
-
-
-def layout(name: str) -> Layout:
-    """The layout of a dataset by its key (``"camvid"``) or by its class (``"CamVid"``), in any case.
+def on_disk(name: str) -> tuple[DatasetEntry, Layout]:
+    """A dataset that is read from files, by its name or class as in :func:`find_dataset`, and its layout.
 
     Raises:
-        ValueError: If there is no real dataset of that name.
+        ValueError: If there is no such dataset, or it has no files.
     """
-    wanted = name.lower().replace("_", "").replace("-", "")
-    for entry in LAYOUTS.values():
-        if wanted in (entry.name.replace("_", ""), entry.title.lower()):
-            return entry
-    raise ValueError(f"there is no real dataset {name!r}: choose one of {', '.join(LAYOUTS)}")
+    entry = find_dataset(name)
+    if entry.layout is None:
+        raise ValueError(
+            f"the dataset '{entry.name}' has no files of its own: choose one of {', '.join(real_datasets())}"
+        )
+    return entry, entry.layout
+
+
+def real_datasets() -> dict[str, DatasetEntry]:
+    """The datasets whose files are looked for on this machine, by name."""
+    return {name: entry for name, entry in datasets().items() if entry.layout is not None}
 
 
 def data_folders() -> list[Path]:
@@ -100,15 +56,15 @@ def find_root(name: str) -> Path | None:
     """The folder that holds a real dataset, or None where its files are not there.
 
     Args:
-        name: Key or class name of the dataset, as in :func:`layout`.
+        name: Name or class of the dataset, as in :func:`on_disk`.
 
     Raises:
         DataNotFoundError: If ``SEGTUTOR_DATA`` is set to something that is not a folder.
         ValueError: If there is no real dataset of that name.
     """
-    wanted = layout(name)
+    _, layout = on_disk(name)
     for base in data_folders():
-        found = wanted.locate(base)
+        found = layout.locate(base)
         if found is not None:
             return found
     return None
@@ -133,19 +89,19 @@ def open_root(
     Raises:
         DataNotFoundError: If the dataset is not there and ``fetch`` is None.
     """
-    wanted = layout(name)
-    found = find_root(name) if root is None else wanted.locate(Path(root).expanduser())
+    entry, layout = on_disk(name)
+    found = find_root(name) if root is None else layout.locate(Path(root).expanduser())
     if found is not None:
         return found
     base = data_folders()[0] if root is None else Path(root).expanduser()
     if fetch is None:
-        place = f"not in {root}" if root else f"no {wanted.folders[0]} folder in {VARIABLE} or ~/.cache/segtutor"
-        how = how or f"pass download=True, or set {VARIABLE} to the folder that holds {wanted.folders[0]}"
-        raise DataNotFoundError(f"{wanted.title} is not on this machine ({place}): {how}")
-    folder = base / wanted.folders[0]
+        place = f"not in {root}" if root else f"no {layout.folders[0]} folder in {VARIABLE} or ~/.cache/segtutor"
+        how = how or f"pass download=True, or set {VARIABLE} to the folder that holds {layout.folders[0]}"
+        raise DataNotFoundError(f"{entry.title} is not on this machine ({place}): {how}")
+    folder = base / layout.folders[0]
     if folder.exists() and any(folder.iterdir()):
         raise DataNotFoundError(
-            f"{folder} exists but does not hold {wanted.title} (expected {' and '.join(wanted.needs[0])} in it): "
+            f"{folder} exists but does not hold {entry.title} (expected {' and '.join(layout.needs[0])} in it): "
             "move it away, or pass another root"
         )
     fetch(folder)

@@ -6,14 +6,16 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from .download import download_archives
 from .labels import LabelMapping
 from .pairs import PairDataset, choose_split
+from .registry import Layout, Size, register_dataset
 from .root import DataNotFoundError, open_root
 from .spec import DatasetSpec
 
-YEARS = ("2007", "2008", "2009", "2010", "2011", "2012")
+YEARS = (2007, 2008, 2009, 2010, 2011, 2012)
 
 
 def voc_color(label: int) -> tuple[int, int, int]:
@@ -62,6 +64,11 @@ SPEC = DatasetSpec(
 )
 
 
+@register_dataset(
+    "voc",
+    splits=("train", "val"),
+    layout=Layout(folders=("voc",), needs=(("VOCdevkit",), ("TrainVal/VOCdevkit",))),
+)
 class VOC(PairDataset):
     """PASCAL VOC segmentation, read through torchvision and checked by its MD5s.
 
@@ -73,7 +80,7 @@ class VOC(PairDataset):
         split: ``"train"``, ``"val"`` or ``"trainval"``; ``"test"`` for 2007 only, the other test labels are withheld.
         root: Folder that holds ``voc/VOCdevkit/``, or any folder that torchvision would be given; None:
             ``SEGTUTOR_DATA``, then ``~/.cache/segtutor``.
-        year: ``"2007"`` to ``"2012"``.
+        year: 2007 to 2012.
         size: (height, width) to resize to; None: as in the file.
         transform: Called as ``transform(image, mask)`` on tv_tensors.
         download: Fetch the files (2 GB for 2012) when they are not there.
@@ -83,22 +90,24 @@ class VOC(PairDataset):
         ValueError: If split or year are not valid.
     """
 
+    spec = SPEC
+
     def __init__(
         self,
         split: str = "train",
         *,
         root: str | os.PathLike | None = None,
-        year: str = "2012",
-        size: tuple[int, int] | None = None,
+        year: Literal[2007, 2008, 2009, 2010, 2011, 2012] = 2012,
+        size: Size | None = None,
         transform: Callable | None = None,
         download: bool = False,
     ) -> None:
-        if str(year) not in YEARS:
-            raise ValueError(f"VOC has no year {year!r}: choose one of {', '.join(YEARS)}")
-        splits = ("train", "val", "trainval", "test") if str(year) == "2007" else ("train", "val", "trainval")
+        if year not in YEARS:
+            raise ValueError(f"VOC has no year {year!r}: choose one of {', '.join(map(str, YEARS))}")
+        splits = ("train", "val", "trainval", "test") if year == 2007 else ("train", "val", "trainval")
         split = self.split = choose_split(f"VOC {year}", split, splits)
-        self.year = str(year)
-        self.root = open_root("voc", root, functools.partial(fetch, year=str(year), split=split) if download else None)
+        self.year = year
+        self.root = open_root("voc", root, functools.partial(fetch, year=year, split=split) if download else None)
         from torchvision.datasets import VOCSegmentation
 
         try:
@@ -112,9 +121,9 @@ class VOC(PairDataset):
         super().__init__(pairs, SPEC, LabelMapping(SPEC.num_classes, SPEC.ignore_index), size=size, transform=transform)
 
 
-def fetch(folder: Path, year: str = "2012", split: str = "train") -> None:
+def fetch(folder: Path, year: int = 2012, split: str = "train") -> None:
     """Download and unpack the archive of one year into ``folder``, checked against torchvision's MD5."""
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-    source = DATASET_YEAR_DICT["2007-test" if split == "test" else year]
+    source = DATASET_YEAR_DICT["2007-test" if split == "test" else str(year)]
     download_archives(f"{SPEC.title} {year}", [(source["url"], source["md5"])], folder)

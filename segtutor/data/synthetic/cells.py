@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from segtutor.data.drosophila_vnc import SPEC as TISSUE
+from segtutor.data.registry import Size, register_dataset
 from segtutor.data.spec import DatasetSpec
 from segtutor.data.synthetic.common import (
     NOISE_PERIOD,
@@ -346,6 +349,7 @@ class _Tissue:
         return self.canvas
 
 
+@register_dataset("cells")
 class SyntheticCells(SyntheticDataset):
     """Tissue sections with the five classes of DrosophilaVNC, drawn by a program; ``CellKnobs`` lists what can be set.
 
@@ -364,6 +368,19 @@ class SyntheticCells(SyntheticDataset):
         "imbalanced": {"rare": 0.001},
         "flat": {"texture": 0.0, "noise": 0.0},
     }
+
+    def __init__(
+        self,
+        size: Size = (128, 128),
+        length: int = 1000,
+        *,
+        split: str | None = None,
+        seed: int = 0,
+        knobs: CellKnobs | str | None = None,
+        transform: Callable[..., Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(size, length, split=split, seed=seed, knobs=knobs, transform=transform, **settings)
 
     def draw(self, index: int, *, counterpart: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Draw one section.

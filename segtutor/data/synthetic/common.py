@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from segtutor.data.pairs import choose_split
 from segtutor.data.spec import DatasetSpec
 
 T = TypeVar("T")
@@ -304,7 +305,9 @@ class SyntheticDataset(Dataset):
     Args:
         size: Height and width in pixels, each at least 32.
         length: How many images the set has.
-        seed: Another seed is another set: use different ones for training and validation.
+        split: ``"train"``, ``"val"`` or ``"test"``, which share no image; the last two have at most 100 and 200 images.
+            None: no part of anything, ``seed`` alone decides.
+        seed: Another seed is another set: without a split, use different ones for training and validation.
         knobs: The set's knobs, the name of one of its ``PRESETS``, or None for the defaults.
         transform: Called as ``transform(image, mask)`` on ``tv_tensors.Image`` and ``tv_tensors.Mask``.
         **settings: Single knobs by name, in place of those in ``knobs``.
@@ -316,12 +319,15 @@ class SyntheticDataset(Dataset):
     spec: DatasetSpec
     KNOBS: type
     PRESETS: dict[str, dict[str, Any]]
+    # Splits are other seeds, so no image of one is ever an image of another: its place among them, its images at most
+    SPLITS = {"train": (0, 1 << 31), "val": (1, 100), "test": (2, 200)}
 
     def __init__(
         self,
         size: Sequence[int] = (128, 128),
         length: int = 1000,
         *,
+        split: str | None = None,
         seed: int = 0,
         knobs: Any = None,
         transform: Callable[..., Any] | None = None,
@@ -333,8 +339,10 @@ class SyntheticDataset(Dataset):
         if length < 1 or seed < 0:
             raise ValueError(f"{name} needs length >= 1 and seed >= 0, got length={length} and seed={seed}")
         self.size = (int(size[0]), int(size[1]))
-        self.length = int(length)
-        self.seed = int(seed)
+        self.split = None if split is None else choose_split(name, split, tuple(self.SPLITS))
+        place, most = self.SPLITS[split] if split else (0, length)
+        self.length = min(int(length), most)
+        self.seed = int(seed) if split is None else len(self.SPLITS) * int(seed) + place
         self.knobs = resolve_knobs(self.KNOBS, knobs, settings, self.PRESETS)
         self.transform = transform
         furthest = max(self.size) - 4 * cue_radius(self.size) - 2

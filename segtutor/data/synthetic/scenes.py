@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from segtutor.data.camvid import SPEC as CAMVID
+from segtutor.data.registry import Size, register_dataset
 from segtutor.data.spec import DatasetSpec
 from segtutor.data.synthetic.common import (
     VOID,
@@ -687,6 +688,7 @@ class _Scene:
         return self.canvas
 
 
+@register_dataset("scenes")
 class SyntheticScenes(SyntheticDataset):
     """Street scenes with the eleven CamVid classes, drawn by a program; see ``SceneKnobs`` for what can be turned.
 
@@ -705,6 +707,19 @@ class SyntheticScenes(SyntheticDataset):
         "imbalanced": {"rare": 0.001},
         "flat": {"texture": 0.0, "noise": 0.0},
     }
+
+    def __init__(
+        self,
+        size: Size = (128, 128),
+        length: int = 1000,
+        *,
+        split: str | None = None,
+        seed: int = 0,
+        knobs: SceneKnobs | str | None = None,
+        transform: Callable[..., Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(size, length, split=split, seed=seed, knobs=knobs, transform=transform, **settings)
 
     def draw(self, index: int, *, counterpart: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Draw one scene.

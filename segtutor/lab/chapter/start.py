@@ -46,7 +46,7 @@ def settings() -> Settings:
     logs.show()
     # Said by tqdm when timm first loads, with a path of this machine in it; no chapter shows a progress bar.
     warnings.filterwarnings("ignore", message="IProgress not found")
-    found = [title for name, (title, _) in _REAL.items() if _available(name)]
+    found = [_title(name) for name in _STAND_INS if _available(name)]
     data = f"Real data: {', '.join(found)} found." if found else "No real data found: synthetic images stand in."
     print(f"{mode.capitalize()} run on the {'GPU' if device == 'cuda' else 'CPU'}. {data}")
     return Settings(mode, device)
@@ -54,17 +54,20 @@ def settings() -> Settings:
 
 # ---------------------------------------------------------------------------------------------------------------- data
 
-# name in chapters -> (class in segtutor.data, the synthetic set that stands in for it)
-_REAL = {"camvid": ("CamVid", "scenes"), "vnc": ("DrosophilaVNC", "cells")}
-_SYNTHETIC = {"scenes": "SyntheticScenes", "cells": "SyntheticCells"}
-# Splits of a synthetic set are different seeds: no image of one is ever an image of another.
-_SPLITS = {"train": (0, 1000), "val": (1, 100), "test": (2, 200)}
+# The real sets of the chapters, each with the synthetic one that is drawn where its files are absent
+_STAND_INS = {"camvid": "scenes", "vnc": "cells"}
 
 
 def _available(name: str) -> bool:
     from segtutor import data
 
     return data.available(name)
+
+
+def _title(name: str) -> str:
+    from segtutor.data.registry import find_dataset
+
+    return find_dataset(name).title
 
 
 def dataset(
@@ -97,33 +100,34 @@ def dataset(
     Raises:
         ValueError: When the name or the split is unknown.
     """
-    from segtutor import data
+    from segtutor.data.registry import SPLITS, find_dataset
 
-    if name not in _REAL and name not in _SYNTHETIC:
-        raise ValueError(f"There is no data set {name!r}; use one of {', '.join([*_REAL, *_SYNTHETIC])}.")
-    if split not in _SPLITS:
-        raise ValueError(f"There is no split {split!r}; use {', '.join(_SPLITS)}.")
+    if name not in (*_STAND_INS, *_STAND_INS.values()):
+        known = ", ".join([*_STAND_INS, *_STAND_INS.values()])
+        raise ValueError(f"There is no data set {name!r}; use one of {known}.")
+    if split not in SPLITS:
+        raise ValueError(f"There is no split {split!r}; use {', '.join(SPLITS)}.")
     if tile is not None and name == "camvid":
         raise ValueError("CamVid is not cut into tiles; use size=(height, width).")
-    if name in _REAL and _available(name):
-        title, _ = _REAL[name]
+    if name in _STAND_INS and _available(name):
         options = {} if tile is None else {"tile": tile}
-        chosen = getattr(data, title)(split, size=size, transform=transform, **options)
+        chosen: Any = find_dataset(name).build(split, size=size, transform=transform, **options)
         if size is not None:  # small images, seen many times
             chosen.keep_in_memory()
-        print(f"Data: {title}, {split}, {results.plural(len(chosen), 'image')}, {_classes(chosen)}.")
+        print(f"Data: {_title(name)}, {split}, {results.plural(len(chosen), 'image')}, {_classes(chosen)}.")
         return chosen
-    stand_in = _REAL[name][1] if name in _REAL else name
-    default_seed, default_length = _SPLITS[split]
+    stand_in = _STAND_INS.get(name, name)
+    draw: Any = find_dataset(stand_in).build
+    default_seed, most = draw.SPLITS[split]
     if size is not None or tile is not None:
         knobs["size"] = size or ((tile, tile) if isinstance(tile, int) else tile)
-    chosen = getattr(data, _SYNTHETIC[stand_in])(
-        length=default_length if length is None else length,
+    chosen = draw(
+        length=min(1000, most) if length is None else length,
         seed=default_seed if seed is None else seed,
         transform=transform,
         **knobs,
     )
-    why = f" in place of {_REAL[name][0]}, which is not on this machine" if name in _REAL else ""
+    why = f" in place of {_title(name)}, which is not on this machine" if name in _STAND_INS else ""
     count = results.plural(len(chosen), "image")
     print(f"Data: synthetic {stand_in}{why}, {split}, {count}, {_classes(chosen)}.")
     return chosen
