@@ -60,7 +60,7 @@ def test_the_tables_are_what_the_registries_say():
 
 def test_what_the_page_types_is_possible():
     from segtutor.factory import create_backbone
-    from segtutor.runs.sources import parse_data
+    from segtutor.runs.data import parse_data
 
     data = read_yaml(shipped_configs()["balanced"])["data"]
     parse_data({**data, "type": "folder", "path": "photos", "classes": ["road", "crack"], "size": None})

@@ -58,11 +58,11 @@ def test_it_says_when_to_use_it(name):
 def test_it_can_be_trained(name):
     recipe = read_recipe(name)
     assert (recipe.model.num_classes, recipe.model.in_channels, recipe.data["type"]) == (11, 3, "scenes")
-    assert recipe.schedule.warmup < recipe.schedule.valid_every <= recipe.schedule.steps
+    assert recipe.training.warmup < recipe.training.validate_every <= recipe.training.steps
     model = on_meta(name)
     assert isinstance(model, SegmentationModel)
-    images = torch.empty(2, 3, *recipe.data["crop"], device="meta")
-    loss = recipe.schedule.make_loss(255, recipe.model.auxiliary)
+    images = torch.empty(2, 3, *recipe.data["augmentation"].crop, device="meta")
+    loss = recipe.training.make_loss(255, recipe.model.auxiliary)
     outputs = model(images, auxiliary=recipe.model.auxiliary)
     first = outputs[0] if recipe.model.auxiliary else outputs
     assert first.shape == (2, 11, 256, 256) and isinstance(loss, nn.Module)
@@ -79,7 +79,7 @@ def test_the_line_for_camvid_in_it_works(name):
 
 def test_budget_gpu_trains_in_less_than_8_gb():
     recipe, model = read_recipe("budget_gpu"), on_meta("budget_gpu")
-    peak = probe.count_peak_bytes(model, tuple(recipe.data["crop"]), batch=recipe.schedule.batch_size)
+    peak = probe.count_peak_bytes(model, tuple(recipe.data["augmentation"].crop), batch=recipe.training.batch_size)
     moments = 2 * 4 * probe.count_parameters(model)
     assert peak + moments < 7e9, "a gigabyte is CUDA's own"
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from segtutor import cli, runs
 from segtutor.factory import SegmentationModel
-from segtutor.runs.run import RunError
+from segtutor.runs import RunError
+from segtutor.runs.data import open_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*collapsed:UserWarning")
 rng = np.random.default_rng(0)
@@ -38,14 +39,11 @@ def config_of(path, **data):
     file = path.parent / "mine.yaml"
     content = {
         "model": {"backbone": "resnet18", "head": "fcn"},
-        "data": {"type": "folder", "path": str(path), "classes": 2, "crop": [32, 32], **data},
-        SECTION: {"steps": 1, "batch_size": 2, "precision": "fp32"},
+        "data": {"type": "folder", "path": str(path), "classes": 2, "augmentation": {"crop": [32, 32]}, **data},
+        "training": {"steps": 1, "batch_size": 2, "precision": "fp32"},
     }
     file.write_text(yaml.safe_dump(content))
     return str(file)
-
-
-SECTION = "schedule" if hasattr(runs.recipe, "Schedule") else "training"
 
 
 # -------------------------------------------------------------------------------------------------------- check-data
@@ -126,8 +124,8 @@ def test_training_on_0_255_masks_is_refused(mine, tmp_path, capsys):
 
 def test_every_kind_of_finding_stops_training_with_one_sentence(mine, tmp_path):
     config = config_of(mine, label_map={0: 0, 255: 1})
-    held_out = runs.recipe.read_recipe(config)
-    names = [image.name for image, _ in runs.sources.open_data(held_out.data, "val").pairs]
+    held_out = runs.read_recipe(config)
+    names = [image.name for image, _ in open_data(held_out.data, "val").pairs]
     (mine / "images" / names[0]).write_bytes(b"no image")
     with pytest.raises(RunError, match=rf"^data: .*{names[0]}: cannot be read as an image .* --no-check\.$") as caught:
         runs.train(config, out=tmp_path / "run")
@@ -144,7 +142,7 @@ def test_a_run_keeps_its_split_its_label_map_and_its_range(mine, tmp_path):
         save(path, rng.integers(0, 4096, (40, 50), np.uint16))
     config = config_of(mine, label_map={0: 0, 255: 1}, channels=1)
     run = tmp_path / "run"
-    runs.train(config, [f"{SECTION}.steps=2", f"{SECTION}.save_every=1"], out=run)
+    runs.train(config, ["training.steps=2", "training.save_every=1"], out=run)
     lists = {part: (run / "split" / f"{part}.txt").read_text().split() for part in ("train", "val")}
     assert sorted(lists["train"] + lists["val"]) == [str(i) for i in range(8)]
     for number in range(20, 60):
@@ -156,9 +154,7 @@ def test_a_run_keeps_its_split_its_label_map_and_its_range(mine, tmp_path):
     assert set(json.loads((run / "scores.json").read_text())) == {"val", "train"}
     written = yaml.safe_load((run / "config.yaml").read_text())
     assert written["data"]["value_range"] == [0, 4095]
-    model = SegmentationModel.from_pretrained(
-        next(run / name for name in ("best", "last", "model") if (run / name).is_dir())
-    )
+    model = SegmentationModel.from_pretrained(next(run / name for name in ("best", "last") if (run / name).is_dir()))
     assert model.info.value_range == (0, 4095)
     runs.resume(run)
 

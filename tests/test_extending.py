@@ -18,7 +18,9 @@ CHECK = """
 import sys
 import my_parts
 from segtutor.factory import list_backbones, list_heads, create_model, get_backbone_channels
+from segtutor.data import check_dataset, list_datasets
 assert {"plain", "regnet"} <= set(list_backbones()) and "hypercolumn" in list_heads()
+assert "checkers" in list_datasets() and check_dataset(my_parts.Checkers("val")).ok
 {use}
 assert get_backbone_channels({"type": "plain", "width": 16}) == [16, 32, 64, 128] == list(model.backbone.channels)
 try:
@@ -37,7 +39,7 @@ def parts(tmp_path):
 
 
 def test_what_is_added_is_short():
-    for name in ("HypercolumnHead", "Plain"):
+    for name in ("HypercolumnHead", "Plain", "Checkers"):
         [block] = [block for block in BLOCKS if f"class {name}(" in block]
         lines = block[block.index(f"class {name}(") :].splitlines()
         assert len([line for line in lines if line.strip()]) <= 22, name

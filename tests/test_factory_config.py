@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from segtutor.factory import ConfigError, ModelConfig, create_head, create_model, heads
 from segtutor.factory.backbones import BACKBONES
-from segtutor.factory.config import Count, parse, read_config, read_yaml, shipped_configs, suggest
+from segtutor.factory.config import Count, parse, read_config, read_yaml, shipped_configs
 from segtutor.factory.create import parse_config
+from segtutor.factory.messages import suggest
 
 GOOD = {"backbone": {"type": "resnet", "depth": 18}, "head": {"type": "fcn"}, "num_classes": 4}
 

@@ -98,7 +98,7 @@ def test_the_classifier_reads_the_embedding(name):
 def test_proj_dim_is_the_width_of_the_embedding(name):
     annotations = HEADS[name].__init__.__annotations__
     assert "proj_dim" in annotations
-    least = next((bound.least for bound in getattr(annotations["proj_dim"], "__metadata__", ())), 1)
+    least = next((bound.ge for bound in getattr(annotations["proj_dim"], "__metadata__", ())), 1)
     for width in (least, 3, 24):
         head = create_head({"type": name, "proj_dim": width}, CHANNELS, 2).train()
         assert batch_of(head, (32, 32)).embedding.shape[1] == width

@@ -207,8 +207,8 @@ WRONG = {
     "training imports a model": ("training.loop", "models.fcn"),
     "training imports data": ("training.loop", "data"),
     "inference imports data": ("inference.predictor", "data"),
-    "runs import the command line": ("runs.run", "cli.main"),
-    "the library imports the lab": ("runs.run", "lab.harness"),
+    "runs import the command line": ("runs.train", "cli.main"),
+    "the library imports the lab": ("runs.train", "lab.harness"),
     "a model imports the lab": ("models.fcn", "lab.papers"),
     "papers import results": ("lab.papers", "lab.results"),
     "claims import the harness": ("lab.claims", "lab.harness"),
@@ -219,7 +219,7 @@ WRONG = {
 }
 RIGHT = [
     ("models.fcn", "models.vgg"), ("models.upernet", "models.pspnet"), ("data.camvid", "data.spec"),
-    ("factory.create", "models.segformer"), ("runs.run", "inference"), ("lab.experiments.fcn", "models.fcn"),
+    ("factory.create", "models.segformer"), ("runs.predict", "inference"), ("lab.experiments.fcn", "models.fcn"),
     ("lab.experiments.fcn", "lab.protocols"), ("lab.chapter", "lab.claims"), ("cli.main", "lab.claims"),
 ]  # fmt: skip
 

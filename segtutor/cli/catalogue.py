@@ -12,8 +12,9 @@ import torch
 from segtutor import probe
 from segtutor.factory import create_backbone, create_model, list_heads
 from segtutor.factory.backbones import BACKBONES, list_backbone_names, list_backbone_uses
-from segtutor.factory.config import shipped_configs, suggest
+from segtutor.factory.config import shipped_configs
 from segtutor.factory.heads import HEADS
+from segtutor.factory.messages import suggest
 
 SIZE, CLASSES, UNDER = (512, 512), 19, "resnet50"
 

@@ -16,7 +16,8 @@ def check(options: argparse.Namespace) -> DatasetReport:
     Raises:
         ValueError: an option cannot be read, or there is nothing to look at.
     """
-    from segtutor.data.check import check_path
+    from segtutor.data.check import check_named, check_path
+    from segtutor.data.registry import list_datasets
 
     given = read_options(options)
     if options.config is not None:
@@ -24,7 +25,12 @@ def check(options: argparse.Namespace) -> DatasetReport:
     if options.path is None:
         raise ValueError("check-data has nothing to look at: give a folder, or a configuration with --config.")
     if not options.path.exists():
-        raise ValueError(f"{options.path} does not exist; give the folder that holds the images and the masks.")
+        if str(options.path) in list_datasets():
+            return check_named(str(options.path))
+        raise ValueError(
+            f"{options.path} does not exist; give the folder that holds the images and the masks, or one of the "
+            f"datasets {', '.join(list_datasets())}."
+        )
     return check_path(options.path, num_classes=options.num_classes, **given)
 
 
@@ -97,13 +103,11 @@ def read_range(text: str) -> tuple[float, float] | str:
 def _check_config(options: argparse.Namespace, given: Mapping[str, Any]) -> DatasetReport:
     from segtutor.data.check import check_parts
     from segtutor.factory.config import read_config
-    from segtutor.runs.sources import SOURCES, open_data, parse_data
+    from segtutor.runs.data import open_data, parse_data, splits_of
 
     section = read_config(options.config).get("data") or "scenes"
     section = {"type": section} if isinstance(section, str) else dict(section)
     more = {"path": options.path and str(options.path), "classes": options.num_classes}
     section.update({key: value for key, value in {**given, **more}.items() if value is not None})
     data = parse_data({"data": section})
-    parts = getattr(open_data(data, "train"), "parts", None)
-    names = SOURCES[data["type"]].splits if parts is None else parts.names
-    return check_parts({name: open_data(data, name) for name in names})
+    return check_parts({name: open_data(data, name) for name in splits_of(data)})

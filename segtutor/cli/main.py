@@ -40,13 +40,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"segtutor {segtutor.__version__}")
     parser.add_argument(
         "--import", dest="imports", action="append", default=[], type=Path, metavar="FILE",
-        help="run a file of your own first, which registers backbones or heads",
+        help="run a file of your own first, which registers backbones, heads or datasets",
     )  # fmt: skip
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     check = commands.add_parser("check-data", help="look for what is wrong with images and masks")
-    check.add_argument("path", type=Path, nargs="?", help="a folder with images/ and masks/, or the data of --config")
+    check.add_argument(
+        "path", type=Path, nargs="?", help="a folder with images/ and masks/, or a dataset such as camvid"
+    )
     check.add_argument("--config", metavar="FILE", help="take the settings from the section data of a configuration")
     check.add_argument("--num-classes", type=int, default=None, help="how many classes the masks may hold")
     check.add_argument("--label-map", metavar="VALUE:LABEL,...", help="what other numbers mean, such as 0:0,255:1")
@@ -72,15 +74,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score the model of a run")
     evaluate.add_argument("folder", type=Path, metavar="RUN", help="a folder that train made")
     evaluate.add_argument("--split", default=None, help="train, val or test; default: test where there is one")
-    evaluate.add_argument("--weights", choices=("best", "model"), help="default: the best, where they were kept")
+    evaluate.add_argument("--weights", choices=("best", "last"), help="default: the best, where they were kept")
     evaluate.set_defaults(run=_evaluate)
 
     predict = commands.add_parser("predict", help="label images with the model of a run")
     predict.add_argument("folder", type=Path, metavar="RUN", help="a folder that train made")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="where labels and overlays go")
-    predict.add_argument("--weights", choices=("best", "model"), help="default: the best, where they were kept")
+    predict.add_argument("--weights", choices=("best", "last"), help="default: the best, where they were kept")
     predict.set_defaults(run=_predict)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of configurations, for editors")
+    schema.add_argument("--out", type=Path, metavar="FILE", help="write it there")
+    schema.set_defaults(run=_schema)
 
     bench = commands.add_parser("benchmark", help="measure the numbers that the book cites")
     bench.add_argument("ids", nargs="*", metavar="ID", help="experiments, first parts of ids, or claims; default: all")
@@ -148,6 +154,17 @@ def _predict(options: argparse.Namespace) -> int:
         print(f"segtutor: {sentence}", file=sys.stderr)
     print(f"Wrote {len(written)} label files and overlays to {options.out}.")
     return 1 if refused else 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from segtutor.files import write_text
+    from segtutor.runs.schema import schema_text
+
+    if options.out is None:
+        print(schema_text(), end="")
+    else:
+        print(f"Wrote {write_text(options.out, schema_text())}.")
+    return 0
 
 
 def _benchmark(options: argparse.Namespace) -> int:

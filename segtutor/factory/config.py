@@ -144,6 +144,11 @@ def dump_yaml(value: Any) -> str:
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
+        def represent_str(self, data: str) -> Any:
+            style = None if data.isprintable() else '"'  # the other styles lose some line breaks
+            return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+    Dumper.add_representer(str, Dumper.represent_str)
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
@@ -229,6 +234,36 @@ def parse(
     return {key: getattr(checked, key) for key in model.model_fields}
 
 
+def parse_typed(
+    section: Any,
+    path: str,
+    builds: Mapping[str, Callable[..., Any]],
+    *,
+    common: Callable[..., Any] | None = None,
+    skip: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Check a section ``{type: NAME, key: value, ...}`` against what is registered by that name.
+
+    Args:
+        section: the mapping, or a bare NAME.
+        path: where it sits in the configuration.
+        builds: names and what they stand for; see `parse`.
+        common: a function whose arguments are further keys, whatever the type.
+        skip: arguments that are not keys.
+
+    Returns:
+        ``type`` and the settings, defaults filled in.
+
+    Raises:
+        ConfigError: an unknown name, an unknown or missing key, or an impossible value.
+    """
+    section = {"type": section} if isinstance(section, str) else section
+    name = type_of(section, path, builds)
+    shared = () if common is None else section_model(common).model_fields
+    own = parse(builds[name], section, path, known=("type", *shared), skip=skip)
+    return {"type": name, **own, **(parse(common, section, path, known=("type", *own)) if common else {})}
+
+
 @cache
 def section_model(build: Callable[..., Any], skip: tuple[str, ...] = ()) -> type[BaseModel]:
     """The pydantic model of the section that configures a class, function or dataclass.
@@ -236,20 +271,44 @@ def section_model(build: Callable[..., Any], skip: tuple[str, ...] = ()) -> type
     Its fields are the arguments that are keyword-only or have a default. Left out are names with a leading underscore
     and arguments of a type that no YAML file holds, such as a function or a tensor.
     """
-    from pydantic import ConfigDict, create_model
+    from pydantic import ConfigDict, Field, create_model
 
-    hints = typing.get_type_hints(build.__init__ if isinstance(build, type) else build, include_extras=True)
+    kind: Any = build
+    hints, described = _hints(build), argument_docs(build)
     fields: dict[str, Any] = {}
+    made = {field.name: field.default_factory for field in dataclasses.fields(kind)} if _is_dataclass(kind) else {}
     for name, argument in inspect.signature(build).parameters.items():
         required = argument.default is argument.empty
         keyed = argument.kind is argument.KEYWORD_ONLY or (
-            argument.kind is argument.POSITIONAL_OR_KEYWORD and (not required or dataclasses.is_dataclass(build))
+            argument.kind is argument.POSITIONAL_OR_KEYWORD and (not required or _is_dataclass(build))
         )
         hint = _readable(hints.get(name, Any))
         if keyed and hint is not None and name not in skip and not name.startswith("_"):
-            fields[name] = (hint, ... if required else argument.default)
+            about: dict[str, Any] = {"description": described.get(name)}
+            if made.get(name, dataclasses.MISSING) is not dataclasses.MISSING:
+                about["default_factory"] = made[name]
+            elif not required:
+                about["default"] = argument.default
+            fields[name] = (hint, Field(**about))
     rules = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
-    return create_model(getattr(build, "__name__", "Section"), __config__=rules, **fields)
+    return create_model(str(getattr(build, "__name__", "Section")), __config__=rules, **fields)
+
+
+def _hints(build: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of the arguments."""
+    function = typing.cast(Any, build).__init__ if isinstance(build, type) else build
+    return typing.get_type_hints(function, include_extras=True)
+
+
+def argument_docs(build: Callable[..., Any]) -> dict[str, str]:
+    """What the docstring of a class or function says about each argument, without the markup."""
+    owner = getattr(build, "__self__", build)  # of a class method, the class
+    texts = [kind.__dict__.get("__doc__") for kind in reversed(owner.__mro__)] if isinstance(owner, type) else []
+    found = {}
+    for text in [*texts, build.__doc__]:
+        for name, about in re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", inspect.cleandoc(text or ""), re.M):
+            found[name] = re.sub(r":\w+:`~?([^`]*)`", r"\1", " ".join(about.split())).replace("`", "")
+    return found
 
 
 def _readable(hint: Any) -> Any:
@@ -264,7 +323,7 @@ def _readable(hint: Any) -> Any:
         return hint
     if hint in (os.PathLike, Path) or origin is os.PathLike:
         return Annotated[str, BeforeValidator(_path_as_text)]
-    if dataclasses.is_dataclass(hint):
+    if _is_dataclass(hint):
         as_section = BeforeValidator(lambda value: plain(value) if isinstance(value, hint) else value)
         return Annotated[section_model(hint), as_section, AfterValidator(partial(_made, hint))]
     if origin is Annotated:
@@ -272,17 +331,29 @@ def _readable(hint: Any) -> Any:
         return None if inner is None else Annotated[(inner, *parts[1:])]
     if origin is Literal:
         return Annotated[hint, BeforeValidator(partial(_choice, parts))]
-    if origin in (typing.Union, types.UnionType):
+    if len(_union(hint)) > 1:
         kinds = [kind for part in parts if part is not types.NoneType and (kind := _readable(part)) is not None]
         return typing.Union[tuple(kinds + [None] * (types.NoneType in parts))] if kinds else None  # noqa: UP007
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        kinds = [_readable(part) for part in parts]
-        return None if None in kinds else dict[tuple(kinds)]
+        keys = [part for part in _union(parts[0]) if typing.get_origin(part) is None]  # YAML has no lists as keys
+        key, value = _readable(typing.Union[tuple(keys)]) if keys else None, _readable(parts[1])  # noqa: UP007
+        generic: Any = dict
+        return None if key is None or value is None else generic[key, value]
     if isinstance(origin, type) and issubclass(origin, Sequence):
         kinds = [_readable(part) for part in parts if part is not ...]
-        many = (...,) if ... in parts or origin is not tuple else ()
-        return None if None in kinds else Annotated[tuple[(*kinds, *many)], BeforeValidator(_list_as_tuple)]
+        generic = tuple
+        kinds += [...] if ... in parts or origin is not tuple else []
+        return None if None in kinds else Annotated[generic[tuple(kinds)], BeforeValidator(_list_as_tuple)]
     return None
+
+
+def _union(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; of anything else, that."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _is_dataclass(build: Any) -> bool:
+    return isinstance(build, type) and dataclasses.is_dataclass(build)
 
 
 def _choice(choices: tuple[Any, ...], value: Any) -> Any:
@@ -306,6 +377,7 @@ def _path_as_text(value: Any) -> Any:
 
 def path_keys(build: Callable[..., Any]) -> set[str]:
     """The arguments of a class or function that take the path of a file or folder."""
-    hints = typing.get_type_hints(build.__init__ if isinstance(build, type) else build)
     paths = (os.PathLike, Path)
-    return {name for name, hint in hints.items() if any(part in paths for part in (hint, *typing.get_args(hint)))}
+    return {
+        name for name, hint in _hints(build).items() if any(part in paths for part in (hint, *typing.get_args(hint)))
+    }

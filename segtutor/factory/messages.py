@@ -88,7 +88,8 @@ def explain(
 def _fault(error: Mapping[str, Any], model: type[BaseModel], section: Any, where: str) -> _Fault:
     """Follow an error's location through the section; between keys, pydantic names the member of a union it tried."""
     kind, location = error["type"], list(error["loc"])
-    path, value, kinds = [], section, (model,)
+    path: list[Any] = []
+    value, kinds = section, (model,)
     for number, step in enumerate(location, 1):
         last = number == len(location)
         if isinstance(value, Mapping) and step == "[key]" and last:
@@ -188,4 +189,4 @@ def _name(kind: Any) -> str:
     if origin is dict or hasattr(kind, "model_fields"):
         return "keys and values"
     names = {tuple: "a list", types.NoneType: "none", None: "none"}
-    return names.get(origin) or getattr(origin, "__name__", str(origin))
+    return names[origin] if origin in names else str(getattr(origin, "__name__", origin))

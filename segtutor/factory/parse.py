@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from segtutor.factory.backbones.registry import list_backbone_names, list_backbones, parse_backbone
-from segtutor.factory.config import ConfigError, ModelConfig, parse, read_config, shipped_configs, suggest
+from segtutor.factory.config import ConfigError, ModelConfig, parse, read_config, shipped_configs
 from segtutor.factory.heads.base import parse_head
+from segtutor.factory.messages import suggest
 
 
 def parse_config(config: Any, **settings) -> ModelConfig:

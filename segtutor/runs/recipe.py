@@ -1,4 +1,4 @@
-"""A whole training run in one YAML file: sections ``model``, ``data`` and ``schedule``, checked before anything starts.
+"""A whole run in one YAML file, checked before anything starts: model, data, training, evaluation and logging.
 
 Only ``model`` must be there. The model's classes and channels are the data's, so nobody types them twice. Any key can
 be overridden from the command line by its path, ``model.backbone.depth=18``.
@@ -7,104 +7,137 @@ be overridden from the command line by its path, ``model.backbone.depth=18``.
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from annotated_types import Interval
+from torch import nn
 
+from segtutor import losses
+from segtutor.data.spec import DatasetSpec
 from segtutor.factory.config import (
     ConfigError,
     Count,
     ModelConfig,
     parse,
     parse_yaml,
+    plain,
     read_config,
     shipped_configs,
-    suggest,
 )
+from segtutor.factory.messages import shown, suggest
 from segtutor.factory.parse import expand, parse_config
-from segtutor.runs.sources import open_data, parse_data
+from segtutor.runs.data import open_data, parse_data
+from segtutor.runs.optimization import make_loss, make_optimizer, parse_loss, parse_optimizer
 
-LOSSES = ("CrossEntropyLoss", "DiceLoss", "FocalLoss", "LovaszLoss", "BorderWeightedLoss")
-SECTIONS = ("model", "data", "schedule")
+SECTIONS = ("model", "data", "training", "evaluation", "logging")
 Steps = Annotated[int, Interval(ge=1, le=10_000_000)]
 Rate = Annotated[float, Interval(ge=0, le=100)]
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How a model is trained; the keys of the section ``schedule``.
+class Training:
+    """How a model is trained; the keys of the section ``training``.
 
     Attributes:
         steps: optimiser steps.
         batch_size: images per step.
-        lr: learning rate of AdamW before the schedule.
-        weight_decay: decoupled weight decay.
-        loss: the name of a loss of `segtutor.losses`, or several names with their weights.
+        optimizer: "adamw", "sgd", or keys and values such as {type: sgd, momentum: 0.9}.
+        lr: learning rate before the schedule.
+        weight_decay: decoupled weight decay of adamw, L2 penalty of sgd.
+        loss: the name of a loss of `segtutor.losses`, keys and values such as {type: FocalLoss, gamma: 2}, or a list of
+            them, which are added up, each times its ``loss_weight``.
         schedule: "poly" or "constant".
         warmup: steps in which the learning rate rises to the schedule's.
-        clip: largest norm of the gradient; None: not clipped.
+        gradient_clip: largest norm of the gradient; None: not clipped.
         precision: "auto", "fp32", "bf16" or "fp16".
         auxiliary_weight: of the auxiliary head's loss, where the model has that head.
-        valid_every: steps from one validation to the next; None: after the last step only.
+        validate_every: steps from one validation to the next; None: after the last step only.
         save_every: steps from one checkpoint to the next; None: ten in a run.
-        log_every: steps from one printed line to the next; None: twenty in a run.
         num_workers: processes that load images; 0: none beside the one that trains.
         seed: of the order of the images, augmentation, dropout and, unless ``model.seed`` is given, the weights.
     """
 
     steps: Steps = 400
     batch_size: Count = 8
+    optimizer: Mapping[str, Any] = field(default_factory=lambda: parse_optimizer("adamw", "optimizer"))
     lr: Rate = 1e-3
     weight_decay: Rate = 1e-4
-    loss: Literal[LOSSES] | dict = "CrossEntropyLoss"  # type: ignore[valid-type]
+    loss: Sequence[Mapping[str, Any]] = field(default_factory=lambda: parse_loss("CrossEntropyLoss", "loss"))
     schedule: Literal["poly", "constant"] = "poly"
     warmup: Annotated[int, Interval(ge=0, le=10_000_000)] = 0
-    clip: Annotated[float, Interval(ge=1e-6, le=1e6)] | None = None
+    gradient_clip: Annotated[float, Interval(ge=1e-6, le=1e6)] | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     auxiliary_weight: Rate = 0.4
-    valid_every: Steps | None = None
+    validate_every: Steps | None = None
     save_every: Steps | None = None
-    log_every: Steps | None = None
     num_workers: Annotated[int, Interval(ge=0, le=256)] = 0
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
 
-    def make_loss(self, ignore_index: int, auxiliary: bool):
-        """The loss that the settings name, on one output or on the pair with the auxiliary one."""
-        from segtutor import losses
-
-        parts = {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
-        made = [(float(weight), getattr(losses, name)(ignore_index=ignore_index)) for name, weight in parts.items()]
-        loss = made[0][1] if len(made) == 1 and made[0][0] == 1 else losses.CombinedLoss(made)
+    def make_loss(self, ignore_index: int, auxiliary: bool) -> nn.Module:
+        """The loss that the settings name, of one output or of the pair with the auxiliary one."""
+        loss = make_loss(self.loss, ignore_index)
         return losses.AuxiliaryLoss(self.auxiliary_weight, loss) if auxiliary else loss
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser that the settings name, of all parameters of a model."""
+        return make_optimizer(self.optimizer, model, lr=self.lr, weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model is scored, in training and after it; the keys of the section ``evaluation``.
+
+    Attributes:
+        boundary_width: pixels on either side of a true border that the boundary score looks at; None: no such score.
+        batch_size: images at a time; None: as in training.
+    """
+
+    boundary_width: Annotated[int, Interval(ge=1, le=100)] | None = 3
+    batch_size: Count | None = None
+
+
+@dataclass(frozen=True)
+class Logging:
+    """What is written down while a model trains; the keys of the section ``logging``.
+
+    Attributes:
+        every: steps from one line to the next; None: twenty in a run.
+        tensorboard: write loss, learning rate and scores for TensorBoard, into ``tensorboard/`` in the run's folder.
+    """
+
+    every: Steps | None = None
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked configuration of a training run, every default filled in.
+    """A checked configuration of a whole run, every default filled in.
 
     Attributes:
         model: what to build.
-        data: the section ``data``.
-        schedule: the section ``schedule``.
+        data: the section ``data``, as `segtutor.runs.data.parse_data` returns it.
+        training: how to train it.
+        evaluation: how to score it.
+        logging: what to write down meanwhile.
     """
 
     model: ModelConfig
     data: Mapping[str, Any]
-    schedule: Schedule
+    training: Training
+    evaluation: Evaluation
+    logging: Logging
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in a run's ``config.yaml``; `read_recipe` accepts them."""
-        plain = {"model": self.model.to_dict(), "data": self.data, "schedule": dataclasses.asdict(self.schedule)}
-        return json.loads(json.dumps(plain))
+        return plain(self)
 
 
 def read_recipe(source: Any, overrides: Iterable[str] = ()) -> Recipe:
-    """Check a configuration of a training run.
+    """Check a configuration of a whole run.
 
     Args:
         source: a YAML file, the name of a shipped configuration, a model such as "resnet18-fcn", or a mapping.
@@ -121,17 +154,18 @@ def read_recipe(source: Any, overrides: Iterable[str] = ()) -> Recipe:
         _override(config, override)
     for key in config:
         if key not in (*SECTIONS, "when"):
-            raise ConfigError(f"{key}: unknown key; {suggest(key, SECTIONS)}")
+            raise ConfigError(f"{key if isinstance(key, str) else repr(key)}: unknown key; {suggest(key, SECTIONS)}")
     if "model" not in config:
         raise ConfigError("model: missing; add a section such as model: {backbone: resnet18, head: fcn}.")
-    schedule = _parse_schedule(config.get("schedule") or {})
+    training = parse_training(_given(config, "training"))
+    evaluation = Evaluation(**parse(Evaluation, _given(config, "evaluation"), "evaluation"))
+    logging = Logging(**parse(Logging, _given(config, "logging"), "logging"))
     data = parse_data(config)
-    if data["type"] == "folder":
-        data = {**data, "path": str(Path(data["path"]).expanduser().absolute())}
     spec = open_data(data, "train", augment=True).spec
-    if data["type"] == "folder":  # what was measured is said, so that it holds for whoever reads the configuration
-        data = {**data, "value_range": spec.value_range}
-    return Recipe(_parse_model(config["model"], data, spec, schedule), data, schedule)
+    if data.get("value_range", spec) is None:  # what was measured is said, so that it holds for whoever reads this
+        data["value_range"] = spec.value_range
+    model = _parse_model(config["model"], data, spec, training)
+    return Recipe(model, data, training, evaluation, logging)
 
 
 def name_of(source: Any) -> str:
@@ -139,6 +173,25 @@ def name_of(source: Any) -> str:
     if isinstance(source, (str, Path)):
         return Path(source).stem if str(source).endswith((".yaml", ".yml")) else str(source)
     return "run"
+
+
+def parse_training(section: Any) -> Training:
+    """Check the section ``training`` and fill in its defaults.
+
+    Raises:
+        ConfigError: an unknown or impossible setting, with its key path.
+    """
+    if isinstance(section, Mapping):
+        section = dict(section)
+        for key, check in (("optimizer", parse_optimizer), ("loss", parse_loss)):
+            if key in section:
+                section[key] = check(section[key], f"training.{key}")
+    return Training(**parse(Training, section, "training"))
+
+
+def _given(config: Mapping[str, Any], name: str) -> Any:
+    """A section that may be left out, or left empty."""
+    return {} if config.get(name) is None else config[name]
 
 
 def _read(source: Any) -> dict[str, Any]:
@@ -151,7 +204,7 @@ def _override(config: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"{override}: an override has the form key=value, such as schedule.steps=50.")
+        raise ConfigError(f"{override}: an override has the form key=value, such as training.steps=50.")
     if keys[0] not in SECTIONS:
         raise ConfigError(f"{path}: unknown key; {suggest(keys[0], SECTIONS)}")
     section = config
@@ -160,32 +213,19 @@ def _override(config: dict[str, Any], override: str) -> None:
         if isinstance(inner, str):  # a bare name becomes the section that it stands for
             inner = expand(inner) if key == "model" else {"type": inner}
         if inner is not None and not isinstance(inner, Mapping):
-            raise ConfigError(f"{path}: {key} is {inner!r}, which has no keys to override.")
+            raise ConfigError(f"{path}: {key} is {shown(inner)}, which has no keys to override.")
         section[key] = dict(inner or {})
         section = section[key]
     section[keys[-1]] = parse_yaml(text, path)
 
 
-def _parse_schedule(section: Any) -> Schedule:
-    schedule = Schedule(**parse(Schedule, section, "schedule"))
-    if isinstance(schedule.loss, dict):
-        if not schedule.loss:
-            raise ConfigError(f"schedule.loss: names no loss; {suggest('', LOSSES)}")
-        for name, weight in schedule.loss.items():
-            if name not in LOSSES:
-                raise ConfigError(f"schedule.loss.{name}: unknown key; {suggest(name, LOSSES)}")
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-                raise ConfigError(f"schedule.loss.{name}: {weight!r} is no weight, expected a number from 0 up.")
-    return schedule
-
-
-def _parse_model(section: Any, data: Mapping[str, Any], spec, schedule: Schedule) -> ModelConfig:
+def _parse_model(section: Any, data: Mapping[str, Any], spec: DatasetSpec, training: Training) -> ModelConfig:
     if not isinstance(section, (str, Mapping)):
-        raise ConfigError(f"model: expected keys and values, found {section!r}.")
+        raise ConfigError(f"model: expected keys and values, found {shown(section)}.")
     known = {"num_classes": spec.num_classes, "in_channels": spec.in_channels}
     try:
         section = expand(section) if isinstance(section, str) else section
-        model = parse_config({"seed": schedule.seed, **known, **section})
+        model = parse_config({"seed": training.seed, **known, **section})
     except ConfigError as error:
         raise ConfigError(f"model.{error}".replace("model.config: ", "model: ", 1)) from None
     for key, value in known.items():
@@ -195,4 +235,15 @@ def _parse_model(section: Any, data: Mapping[str, Any], spec, schedule: Schedule
                 f"model.{key}: {getattr(model, key)}, but the images of data '{data['type']}' have {value} {what}; "
                 "leave the key out."
             )
+    _check_loss(training, model, spec.ignore_index)
     return model
+
+
+def _check_loss(training: Training, model: ModelConfig, ignore_index: int) -> None:
+    """Try the loss on one pixel, so that a wrong number of class weights is found now and not in the first step."""
+    logits, mask = torch.zeros(1, model.num_classes, 1, 1), torch.zeros(1, 1, 1, dtype=torch.long)
+    try:
+        training.make_loss(ignore_index, auxiliary=False)(logits, mask)
+        training.make_optimizer(nn.Linear(1, 1))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"training: {' '.join(str(error).split())}") from None

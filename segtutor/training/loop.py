@@ -50,6 +50,7 @@ def fit(
     log_every: int | None = None,
     validation: Samples | None = None,
     validate_every: int | None = None,
+    evaluation: Mapping[str, Any] | None = None,
     on_step: Callable[[int, float], None] | None = None,
     log_dir: str | Path | None = None,
     num_workers: int = 0,
@@ -90,6 +91,7 @@ def fit(
             set up. None: no lines.
         validation: a dataset to score with :func:`evaluate` after the last step.
         validate_every: score it also every so many steps.
+        evaluation: further arguments of :func:`evaluate` in place of its own, such as ``{"boundary_width": 5}``.
         on_step: called as `on_step(step, loss)` after each step.
         log_dir: write loss, learning rate and scores there for TensorBoard.
         num_workers: processes that load data; 0 loads in this one.
@@ -134,7 +136,8 @@ def fit(
 
     def validate(step: int) -> None:
         if validation is not None:
-            reporter.validated(history, step, evaluate(model, validation, batch_size=batch_size, precision=precision))
+            rules: dict[str, Any] = {"batch_size": batch_size, "precision": precision, **(evaluation or {})}
+            reporter.validated(history, step, evaluate(model, validation, **rules))
             hand_out()
 
     lines = shown_unless_handled() if log_every else contextlib.nullcontext()

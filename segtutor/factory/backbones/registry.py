@@ -117,7 +117,7 @@ def list_backbone_uses() -> dict[str, str]:
 _COMMON = ("checkpointing", "frozen")
 
 
-def _of_every_backbone(*, checkpointing: bool = False, frozen: bool = False) -> None:
+def of_every_backbone(*, checkpointing: bool = False, frozen: bool = False) -> None:
     """The keys that every backbone has.
 
     Args:
@@ -147,7 +147,7 @@ def parse_backbone(config) -> dict[str, Any]:
         raise ConfigError(f"backbone.output_stride: {name} cannot be dilated to {stride}; these types can: {able}.")
     own = parse(BACKBONES[name].build, section, "backbone", known=("type", *_COMMON))
     shared = {key: section[key] for key in _COMMON if key in section}
-    return {"type": name, **own, **parse(_of_every_backbone, shared, "backbone")}
+    return {"type": name, **own, **parse(of_every_backbone, shared, "backbone")}
 
 
 def _own(settings: Mapping[str, Any]) -> dict[str, Any]:

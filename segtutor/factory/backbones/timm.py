@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from segtutor.factory.backbones.norms import train_on_one_value
 from segtutor.factory.backbones.pretrained import check_names, local_weights
 from segtutor.factory.backbones.registry import STRIDES, Features
-from segtutor.factory.config import ConfigError, suggest
+from segtutor.factory.config import ConfigError
+from segtutor.factory.messages import suggest
 from segtutor.layers import pad_to_multiple
 
 

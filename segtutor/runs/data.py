@@ -1,0 +1,121 @@
+"""The section ``data`` of a configuration: the arguments of a registered dataset, and what is done to its images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Interval
+
+from segtutor.data import transforms
+from segtutor.data.registry import Size, datasets
+from segtutor.data.splits import part_name
+from segtutor.factory.config import ConfigError, parse_typed, path_keys, section_of
+
+Factor = Annotated[float, Interval(ge=0.1, le=10)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+OWN_TO_SPLITS = ("split",)  # arguments of every dataset that are not keys
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done at random to training images, and to their masks; the keys of the section ``data.augmentation``.
+
+    Attributes:
+        crop: (height, width) that is cut out; None: the whole image.
+        flip: mirror left to right, every other image.
+        scale: smallest and largest factor of the image's size, before the crop; None: not scaled.
+        color: strength of random brightness, contrast and saturation, from 0 to 1.
+    """
+
+    crop: Size | None = None
+    flip: bool = True
+    scale: tuple[Factor, Factor] | None = None
+    color: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and self.crop is None:
+            raise ValueError("images of random size make no batch; set crop beside scale")
+
+
+def of_every_dataset(*, augmentation: Augmentation = Augmentation(), keep_in_memory: bool = False) -> None:  # noqa: B008
+    """The keys that every dataset has.
+
+    Args:
+        augmentation: what is done at random to training images.
+        keep_in_memory: keep every image once it is read and resized.
+    """
+
+
+def parse_data(config: Any) -> dict[str, Any]:
+    """Check the section ``data``, a name or keys and values, and fill in its defaults.
+
+    Returns:
+        ``type``, the arguments of that dataset, ``augmentation`` and ``keep_in_memory``; paths are absolute.
+
+    Raises:
+        ConfigError: an unknown, missing or impossible setting, with its key path.
+    """
+    builds = {name: entry.build for name, entry in datasets().items()}
+    section = parse_typed(section_of(config, "data"), "data", builds, common=of_every_dataset, skip=OWN_TO_SPLITS)
+    for key in path_keys(builds[section["type"]]) & section.keys():  # a run may go on from another folder
+        section[key] = section[key] and os.path.abspath(os.path.expanduser(section[key]))
+    return section
+
+
+def open_data(section: Mapping[str, Any], split: str, *, augment: bool = False) -> Any:
+    """Open a split: normalised whole images, or what training makes of them.
+
+    Args:
+        section: as `parse_data` returns it.
+        split: "train", "val" (or "valid", "validation") or "test".
+        augment: scale, crop, mirror and recolour at random, as the section says.
+
+    Returns:
+        The dataset, with its ``spec``.
+
+    Raises:
+        ConfigError: the files are not there, or do not fit the settings.
+    """
+    entry, split = datasets()[section["type"]], part_name(split)
+    if split not in entry.splits:
+        raise ConfigError(f"data: {entry.name} has no split '{split}'; choose {' or '.join(entry.splits)}.")
+    settings = {key: value for key, value in section.items() if key not in ("type", "augmentation", "keep_in_memory")}
+    augmentation: Augmentation = section["augmentation"]
+    try:
+        opened = entry.build(split=split, **settings)
+        if section["keep_in_memory"]:
+            opened = _kept(opened, entry.title)
+        opened.transform = (
+            transforms.train_transform(opened.spec, **vars(augmentation))
+            if augment
+            else transforms.eval_transform(opened.spec)
+        )
+    except ConfigError:
+        raise
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"data: {error}") from None
+    return opened
+
+
+def splits_of(section: Mapping[str, Any]) -> tuple[str, ...]:
+    """The splits that the data have, of a folder of one's own those that somebody made."""
+    parts = getattr(open_data(section, "train"), "parts", None)
+    return datasets()[section["type"]].splits if parts is None else parts.names
+
+
+def is_read_from_files(section: Mapping[str, Any]) -> bool:
+    """Whether ``size`` resizes images of another size, as it does not where they are drawn at that size."""
+    from segtutor.data.pairs import PairDataset
+
+    build: Any = datasets()[section["type"]].build
+    owner = getattr(build, "__self__", build)  # of a class method, the class
+    return isinstance(owner, type) and issubclass(owner, PairDataset)
+
+
+def _kept(opened: Any, title: str) -> Any:
+    if not hasattr(opened, "keep_in_memory"):
+        raise ConfigError(f"data.keep_in_memory: {title} does not read its images from files; leave it out.")
+    return opened.keep_in_memory()

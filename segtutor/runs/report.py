@@ -1,0 +1,35 @@
+"""What a run says about itself in words and numbers: sizes of data, scores by name, the file that holds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segtutor.metrics import ConfusionMatrix
+from segtutor.runs.folder import SCORES, write_json
+
+
+def counted(data: Sequence[Any]) -> str:
+    """The number of images of a dataset, in words."""
+    return "1 image" if len(data) == 1 else f"{len(data)} images"
+
+
+def scores_of(confusion: ConfusionMatrix, classes: Sequence[str]) -> dict[str, Any]:
+    """Every score of a confusion matrix by its name, those of single classes by the class."""
+    scores = {**confusion.summary(), "iou": _by_class(confusion.iou, classes)}
+    if confusion.boundary_width is not None:
+        scores["boundary_iou"] = _by_class(confusion.boundary_iou, classes)
+    return scores
+
+
+def _by_class(values: Any, classes: Sequence[str]) -> dict[str, float]:
+    return dict(zip(classes, values.tolist(), strict=True))
+
+
+def add_scores(run: Path, split: str, scores: Mapping[str, Any]) -> None:
+    """Enter the scores of a split in the run's ``scores.json``, beside those of the other splits."""
+    path = run / SCORES
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, {**known, split: dict(scores)}, indent=2)

@@ -1,0 +1,170 @@
+"""``segtutor train``: from a configuration to a run's folder with a trained model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segtutor import training
+from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create_model
+from segtutor.runs.data import open_data
+from segtutor.runs.folder import (
+    BEST,
+    CHECKPOINT,
+    HISTORY,
+    LAST,
+    TENSORBOARD,
+    RunError,
+    check_unused,
+    write_json,
+    write_recipe,
+)
+from segtutor.runs.recipe import Recipe, name_of, read_recipe
+from segtutor.runs.report import counted
+from segtutor.training import History, save_checkpoint
+
+SMALLEST_SIDE = 32  # of an image, for every model of the factory
+logger = logging.getLogger(__name__)
+
+
+def train(
+    config: Any, overrides: Iterable[str] = (), *, out: Path | str | None = None, check_data: bool = True
+) -> History:
+    """Train a model as a configuration says, into a new folder.
+
+    Args:
+        config: a YAML file, the name of a shipped configuration, or a model such as "resnet18-fcn".
+        overrides: "path.of.key=value" each.
+        out: the run's folder; None: ``runs/`` and the configuration's name.
+        check_data: look at a sample of the images and masks first, and do not start where something is wrong.
+
+    Returns:
+        The curves.
+
+    Raises:
+        ConfigError: the configuration is wrong; the message names the key.
+        RunError: the folder is in use, or something is wrong with the data.
+    """
+    run = Path("runs", name_of(config)) if out is None else Path(out)
+    check_unused(run)
+    recipe = read_recipe(config, overrides)
+    if check_data:
+        _look_at(recipe)
+    return fit_recipe(recipe, run)
+
+
+def fit_recipe(recipe: Recipe, run: Path, state: Mapping[str, Any] | None = None) -> History:
+    """Train as a recipe says.
+
+    Args:
+        recipe: the checked configuration.
+        run: the run's folder; written to as soon as everything is built.
+        state: a checkpoint to continue from; None: a new run.
+
+    Returns:
+        The curves.
+    """
+    rules = recipe.training
+    data, validation = open_data(recipe.data, "train", augment=True), open_data(recipe.data, "val")
+    model = _build(recipe, data, pretrained=state is None)
+    if state is None:  # not before all is built, or a run that could not start would be in the way of the next
+        write_recipe(run, recipe, data)
+    _announce(recipe, data, validation, model)
+
+    def save(state: dict[str, Any]) -> None:
+        if _is_best(state["history"]):
+            model.save_pretrained(run / BEST)
+        model.save_pretrained(run / LAST)
+        write_json(run / HISTORY, state["history"])
+        save_checkpoint(state, run / CHECKPOINT)
+
+    history = training.fit(
+        model,
+        data,
+        steps=rules.steps,
+        loss=rules.make_loss(data.spec.ignore_index, recipe.model.auxiliary),
+        auxiliary=recipe.model.auxiliary,
+        batch_size=rules.batch_size,
+        optimizer=rules.make_optimizer(model),
+        schedule=training.warmed_up(rules.schedule, rules.warmup),
+        gradient_clip=rules.gradient_clip,
+        seed=rules.seed,
+        precision=rules.precision,
+        log_every=max(1, rules.steps // 20) if recipe.logging.every is None else recipe.logging.every,
+        validation=validation,
+        validate_every=rules.validate_every,
+        evaluation={
+            "boundary_width": recipe.evaluation.boundary_width,
+            "batch_size": recipe.evaluation.batch_size or rules.batch_size,
+        },
+        log_dir=run / TENSORBOARD if recipe.logging.tensorboard else None,
+        num_workers=rules.num_workers,
+        save=save,
+        save_every=max(1, rules.steps // 10) if rules.save_every is None else rules.save_every,
+        resume=state,
+    )
+    if history.interrupted:
+        at = "before the first step" if not history.steps else f"after step {len(history.steps)} of {rules.steps}"
+        logger.info("Stopped %s. Continue with: segtutor train --resume %s", at, run)
+    else:
+        logger.info("Done: %s. Next: segtutor evaluate %s", run, run)
+    return history
+
+
+def _look_at(recipe: Recipe) -> None:
+    """Refuse data of which something is wrong."""
+    from segtutor.data.check import before_training
+
+    found = before_training(*(open_data(recipe.data, split) for split in ("train", "val")))
+    if found:
+        more = f", and {len(found) - 1} more (`segtutor check-data` shows all)" if found[1:] else ""
+        raise RunError(f"data: {found[0]}{more}. Correct this, or train all the same with --no-check.")
+
+
+def _build(recipe: Recipe, data: Any, *, pretrained: bool) -> SegmentationModel:
+    """The model, with what it must know of the images; without fetching weights that a checkpoint replaces."""
+    height, width = data[0][0].shape[1:]
+    if min(height, width) < SMALLEST_SIDE:
+        raise ConfigError(
+            f"data: the images of training are {height} x {width} pixels, and a model needs sides of "
+            f"{SMALLEST_SIDE}: give a larger size or augmentation.crop."
+        )
+    config = recipe.model.to_dict()
+    if not pretrained and "pretrained" in config["backbone"]:
+        config["backbone"]["pretrained"] = False
+    if config["device"] is None and torch.cuda.is_available():
+        config["device"] = "cuda"
+    try:
+        model = create_model(config, info=ModelInfo.of(data.spec, (height, width)))
+    except ConfigError as error:
+        raise ConfigError(f"model.{error}") from None
+    model.config = recipe.model
+    return model
+
+
+def _announce(recipe: Recipe, data: Any, validation: Any, model: SegmentationModel) -> None:
+    logger.info(
+        "Data: %s, %s to train on, %d to validate, %d classes.",
+        data.spec.title, counted(data), len(validation), data.spec.num_classes,
+    )  # fmt: skip
+    million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    names = f"{recipe.model.backbone['type']} with head {recipe.model.head['type']}"
+    where = next(model.parameters()).device
+    logger.info("Model: %s, %.1f million parameters, on %s.", names, million, where)
+
+
+def is_validated(history: Mapping[str, Any]) -> bool:
+    """Whether the last step was validated."""
+    return bool(history["validation"]) and history["validation"][-1][0] == len(history["steps"])
+
+
+def _is_best(history: Mapping[str, Any]) -> bool:
+    """Whether the last step was validated, and better than all before."""
+    if not is_validated(history):
+        return False
+    *before, now = (scores["miou"] for _, scores in history["validation"])
+    return all(now > score for score in before)
