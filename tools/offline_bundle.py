@@ -24,7 +24,7 @@ from segtutor.lab.harness import commit
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "offline-bundle"
-LIMIT = 56 * 2**20  # bytes
+LIMIT = 58 * 2**20  # bytes
 PRESENT = ("torch", "torchvision", "timm", "scipy", "matplotlib")
 BROUGHT = ("pytest", "pytest-xdist", "nbval", "ipykernel", "nbclient", "hypothesis", "torchmetrics")
 BROUGHT += ("segmentation-models-pytorch", "pydantic")

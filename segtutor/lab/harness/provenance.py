@@ -35,8 +35,11 @@ def _processor() -> str:
 def commit() -> str:
     """The commit of the package's own checkout; ``-dirty`` when its code (not its rows) has uncommitted changes.
 
-    A copy of the checkout that left its history behind is told by ``SEGTUTOR_COMMIT``.
+    ``SEGTUTOR_COMMIT`` tells it to a copy of the checkout, whose history is another or missing.
     """
+    told = os.environ.get("SEGTUTOR_COMMIT")
+    if told:
+        return told
     package = Path(segtutor.__file__).parent
     try:
         # A package installed into a project's environment lies inside that project's checkout: not our commit.
@@ -45,7 +48,7 @@ def commit() -> str:
         changed = _git(package, "status", "--porcelain", "--", ".", ":(exclude)lab/results")
         return _git(package, "rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("SEGTUTOR_COMMIT") or f"unknown (package {segtutor.__version__})"
+        return f"unknown (package {segtutor.__version__})"
 
 
 def _git(folder: Path, *arguments: str) -> str:
