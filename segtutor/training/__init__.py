@@ -5,10 +5,12 @@ from segtutor.training.evaluate import evaluate
 from segtutor.training.loop import fit
 from segtutor.training.precision import autocast_dtype
 from segtutor.training.reporting import History
+from segtutor.training.sampling import Samples
 from segtutor.training.schedule import poly, warmed_up
 
 __all__ = [
     "History",
+    "Samples",
     "autocast_dtype",
     "evaluate",
     "fit",

@@ -1,5 +1,7 @@
 """Chapter 18: every network under the protocols of `segtutor.lab.protocols.converged`, and bounds of their tables."""
 
+from typing import Any
+
 from segtutor.lab.harness import experiment
 from segtutor.lab.protocols.converged import (
     NETWORKS,
@@ -38,7 +40,12 @@ class IouUnits(dict):
 
 def register(protocol: Protocol, key: str) -> None:
     """Enter a network into a protocol: its learning rate, then its rows."""
-    shared = {"group": protocol.name, "device": "auto", "config": protocol.config, "conditions": protocol.conditions}
+    shared: dict[str, Any] = {
+        "group": protocol.name,
+        "device": "auto",
+        "config": protocol.config,
+        "conditions": protocol.conditions,
+    }
 
     @experiment(f"{protocol.name}/rate/{key}", seeds=(0,), unit="mIoU of the best validation", **shared)
     def rate(seed, quick, log):

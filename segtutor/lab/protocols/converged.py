@@ -5,16 +5,23 @@ learning rate is the best of three on validation, in shorter runs of one seed; i
 validation; the test set is looked at once, at the end.
 """
 
+from __future__ import annotations
+
 import copy
 import functools
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from segtutor.lab.harness import BenchmarkError, default_folder
 from segtutor.lab.results import read_rows
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 NETWORKS = {
-    "one_pixel": None,
+    "one_pixel": "",  # no model of the book: a baseline
     "fcn32s": "FCN32s",
     "fcn16s": "FCN16s",
     "fcn8s": "FCN8s",
@@ -82,13 +89,13 @@ class Protocol:
             f"weights of the best of the validations every {EVERY} steps; scored once on the whole test set"
         )
 
-    def data(self, split: str):
+    def data(self, split: str) -> InMemory:
         """A split in memory: images in [0, 1], masks, ``.spec``, and for the test set ``.groups`` of image numbers."""
         return read(self.name, split)
 
 
 @functools.cache
-def read(protocol: str, split: str):
+def read(protocol: str, split: str) -> InMemory:
     """A split of a protocol's data, read from disk once a process.
 
     Raises:
@@ -125,7 +132,7 @@ class InMemory:
         groups: Name to image numbers that are also scored by themselves.
     """
 
-    def __init__(self, files, groups):
+    def __init__(self, files: Any, groups: dict[str, list[int]]) -> None:
         import torch
 
         from segtutor.data.transforms import normalize
@@ -137,20 +144,20 @@ class InMemory:
         self.normalised = normalize(self.images, self.spec)
         self.for_scoring = False
 
-    def scored(self):
+    def scored(self) -> InMemory:
         """The same images, normalised."""
         same = copy.copy(self)
         same.for_scoring = True
         return same
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return (self.normalised if self.for_scoring else self.images)[index], self.masks[index]
 
 
-def build(key: str, num_classes: int, in_channels: int):
+def build(key: str, num_classes: int, in_channels: int) -> nn.Module:
     """The tiny preset of a network, from the present state of torch's random numbers."""
     import importlib
 
@@ -163,13 +170,13 @@ def build(key: str, num_classes: int, in_channels: int):
     return network(num_classes, in_channels=in_channels, **presets["tiny"])
 
 
-def one_pixel(num_classes: int, in_channels: int, width: int = 48):
+def one_pixel(num_classes: int, in_channels: int, width: int = 48) -> nn.Module:
     """Chapter 00's baseline: class scores from the colour and the place of a single pixel, and from nothing else."""
     import torch
     from torch import nn
 
     class OnePixel(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.net = nn.Sequential(
                 nn.Conv2d(in_channels + 2, width, 1),
@@ -179,7 +186,7 @@ def one_pixel(num_classes: int, in_channels: int, width: int = 48):
                 nn.Conv2d(width, num_classes, 1),
             )
 
-        def forward(self, images):
+        def forward(self, images: Tensor) -> Tensor:
             rows = torch.linspace(-1, 1, images.shape[2], device=images.device).view(1, 1, -1, 1)
             columns = torch.linspace(-1, 1, images.shape[3], device=images.device).view(1, 1, 1, -1)
             place = torch.broadcast_tensors(images[:, :1], rows, columns)[1:]
@@ -188,7 +195,9 @@ def one_pixel(num_classes: int, in_channels: int, width: int = 48):
     return OnePixel()
 
 
-def trained(protocol: Protocol, key: str, lr: float, steps: int, seed: int, quick: bool, log):
+def trained(
+    protocol: Protocol, key: str, lr: float, steps: int, seed: int, quick: bool, log: Callable[[str], object]
+) -> tuple[nn.Module, list[tuple[int, float]]]:
     """Train one network; the model with the weights of its best validation, and [(step, validation mIoU)].
 
     Every score is of the whole validation set. The best validation is the first of equal ones.
@@ -199,15 +208,16 @@ def trained(protocol: Protocol, key: str, lr: float, steps: int, seed: int, quic
     from segtutor.training import fit, warmed_up
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    train, validation = protocol.data("train"), protocol.data("val").scored()
+    train, validation = protocol.data("train"), cast(Any, protocol.data("val").scored())
     if quick:
         validation = torch.utils.data.Subset(validation, range(4))
     torch.manual_seed(seed)
     model = build(key, train.spec.num_classes, train.spec.in_channels).to(device)
-    options = {"scale": protocol.scale, "color": protocol.color, "flip_vertically": protocol.vertical}
-    curve, best = [], {}
+    options: dict[str, Any] = {"scale": protocol.scale, "color": protocol.color, "flip_vertically": protocol.vertical}
+    curve: list[tuple[int, float]] = []
+    best: dict[str, Any] = {}
 
-    def keep(state):
+    def keep(state: dict[str, Any]) -> None:
         scored = state["history"]["validation"]
         if len(curve) == len(scored):  # a state handed out before the validation
             return
@@ -250,14 +260,14 @@ def chosen_rate(protocol: Protocol, key: str) -> float:
     return max(RATES, key=lambda rate: statistics.fmean(scores[rate]))
 
 
-def scores_of(protocol: Protocol, model, curve, quick: bool) -> dict[str, float]:
+def scores_of(protocol: Protocol, model: nn.Module, curve: list[tuple[int, float]], quick: bool) -> dict[str, float]:
     """Test scores of a trained network, whole and by group, with what validation said."""
     import torch
 
     from segtutor.training import evaluate
 
     test = protocol.data("test").scored()
-    whole = torch.utils.data.Subset(test, range(8)) if quick else test
+    whole: Any = torch.utils.data.Subset(cast(Any, test), range(8)) if quick else test
     scores = evaluate(model, whole)
     best = max(curve, key=lambda point: point[1])
     values = {
@@ -271,11 +281,13 @@ def scores_of(protocol: Protocol, model, curve, quick: bool) -> dict[str, float]
     for name, iou in zip(test.spec.classes, scores.iou.tolist(), strict=True):
         values[f"iou/{name}"] = iou
     for group, picks in {} if quick else test.groups.items():
-        values[f"{group}/miou"] = evaluate(model, torch.utils.data.Subset(test, picks), boundary_width=None).miou
+        values[f"{group}/miou"] = evaluate(
+            model, torch.utils.data.Subset(cast(Any, test), picks), boundary_width=None
+        ).miou
     return {name: value for name, value in values.items() if value == value}  # a class that does not occur has no row
 
 
-def through_stride(masks, stride: int, num_classes: int):
+def through_stride(masks: Tensor, stride: int, num_classes: int) -> Tensor:
     """Labels (B, H, W) as the best that scores at a stride can say of them: down to cells of shares, up again."""
     import torch.nn.functional as F
 
