@@ -119,12 +119,12 @@ def listing(names: Iterable[str] = ()) -> str:
     if shown:
         lines += ["", f"Heads, what each adds to {UNDER} with {CLASSES} classes:", _HEAD_HEAD]
         for name in shown:
-            card = head_card(name)
+            added = head_card(name)
             lines.append(
-                f"{name:<26}{card.parameters / 1e6:>7.2f} M{card.gflops:>9.1f}  "
-                f"{_slashed(card.in_strides):<12}{card.out_stride}"
+                f"{name:<26}{added.parameters / 1e6:>7.2f} M{added.gflops:>9.1f}  "
+                f"{_slashed(added.in_strides):<12}{added.out_stride}"
             )
-            lines += _when(card.when)
+            lines += _when(added.when)
     if not names:
         decoders = len([name for name in HEADS if ":" in name])
         lines += [

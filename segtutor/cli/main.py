@@ -113,7 +113,7 @@ def _import(path: Path) -> None:
     import importlib.util
 
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or not path.is_file():
+    if spec is None or spec.loader is None or not path.is_file():
         raise ValueError(f"--import {path}: there is no such Python file.")
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -44,6 +45,10 @@ def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
     return mask[..., row[:, None], column]
 
 
+@overload
+def check_size(size: None) -> None: ...
+@overload
+def check_size(size: Sequence[int]) -> tuple[int, int]: ...
 def check_size(size: Sequence[int] | None) -> tuple[int, int] | None:
     """(height, width) as two whole numbers, or None.
 

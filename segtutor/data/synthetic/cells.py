@@ -101,7 +101,8 @@ class CellKnobs:
 def _bend(unit: int, variant: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How far a coordinate is displaced, in pixels, and the derivatives of that along rows and columns."""
     field = 0.034 * unit * noise_field(0.40 * unit, variant) + 0.006 * unit * noise_field(0.13 * unit, variant)
-    along_rows, along_columns = (slope.astype(np.float32) for slope in np.gradient(field))
+    slopes: Any = np.gradient(field)
+    along_rows, along_columns = (slope.astype(np.float32) for slope in slopes)
     return field, along_rows, along_columns
 
 

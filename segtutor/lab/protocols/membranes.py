@@ -1,6 +1,7 @@
 """Thin membranes: synthetic cells, and networks that are trained and scored alike on them or on real tissue."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ def synthetic_cells(seed: int, quick: bool) -> tuple[Split, Split]:
     from segtutor.data import SyntheticCells
     from segtutor.data.transforms import eval_transform
 
-    knobs = {"size": (96, 96), "thickness": 2, "transform": eval_transform(SyntheticCells.spec)}
+    knobs: dict[str, Any] = {"size": (96, 96), "thickness": 2, "transform": eval_transform(SyntheticCells.spec)}
     train = SyntheticCells(length=800, seed=4000 + seed, **knobs)
     return train, SyntheticCells(length=8 if quick else 100, seed=7, **knobs)
 
