@@ -99,7 +99,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The same as `attention`, in the open: returns its result (..., N, e) and the weights (..., N, M) as well."""
+    """The same as `attention`, but also returns the weights: the result (..., N, e) and the weights (..., N, M)."""
     scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5  # (..., N, M)
     # Without the root the scores of d random products have variance d, and softmax of such numbers is one-hot.
     weights = (scores if bias is None else scores + bias).softmax(dim=-1)  # (..., N, M), rows sum to 1

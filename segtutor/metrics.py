@@ -312,7 +312,7 @@ def batch_averaged_miou(
 ) -> float:
     """The mIoU of each batch, averaged over the batches: a common mistake, here to be compared with the right number.
 
-    It changes with the batch size and with the order of the images, so it is no property of a model. Use
+    It changes with the batch size and with the order of the images, so it says little about a model. Use
     :attr:`ConfusionMatrix.miou` for anything that is compared with another number.
 
     Args:

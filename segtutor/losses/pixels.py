@@ -14,7 +14,7 @@ from segtutor.losses.tensors import class_scores, mean
 
 
 class CrossEntropyLoss(SegmentationLoss):
-    r"""Every pixel asks: how surprised was the model by my true class? The loss is the mean surprise.
+    r"""The mean surprise of the pixels: how little probability the model gave to the true class of each.
 
     .. math:: L = \frac{\sum_i w_{y_i} \, (-\log p_i[y_i])}{\sum_i w_{y_i}}
 
@@ -53,7 +53,7 @@ class CrossEntropyLoss(SegmentationLoss):
 
 
 class FocalLoss(SegmentationLoss):
-    r"""Cross-entropy that loses interest in pixels it already gets right.
+    r"""Cross-entropy in which a pixel counts less, the surer the model is of its true class.
 
     .. math:: L = \operatorname{mean}_i \; \alpha_{y_i} \, (1 - p_i[y_i])^\gamma \, (-\log p_i[y_i])
 

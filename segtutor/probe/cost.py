@@ -135,7 +135,7 @@ class _Alive(TorchDispatchMode):
         """Forget what was seen; `tensors` are alive now, and what `ignore` holds never counts."""
         self.alive: dict[int, int] = {}
         self.now = self.peak = 0
-        self.kept = [tensor.untyped_storage() for tensor in ignore]  # held, so that no new storage takes their places
+        self.kept = [tensor.untyped_storage() for tensor in ignore]  # so that no new storage gets their addresses
         self.ignored = {storage._cdata for storage in self.kept}
         for tensor in tensors:
             self.see(tensor)
@@ -163,7 +163,7 @@ class _Alive(TorchDispatchMode):
 
 
 class _AnyLoss(torch.autograd.Function):
-    """A scalar whose backward pass hands every tensor a gradient of its own size, which nobody else holds."""
+    """A scalar whose backward pass gives every tensor a gradient of its own size, to which nothing else refers."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> Tensor:
@@ -177,9 +177,9 @@ class _AnyLoss(torch.autograd.Function):
 
 @contextlib.contextmanager
 def _fused_attention() -> Iterator[None]:
-    """The meta device takes attention apart into products and a softmax; a CPU or a GPU runs one kernel, and so here.
+    """Attention by one kernel, as a CPU or a GPU computes it; the meta device would use products and a softmax.
 
-    The difference is the N x M weights, which that kernel never writes down.
+    The difference is the N x M weights, which the kernel does not keep in memory.
     """
     apart = F.scaled_dot_product_attention
 
@@ -194,7 +194,7 @@ def _fused_attention() -> Iterator[None]:
         scale: float | None = None,
         **more: Any,
     ) -> Tensor:
-        # As the CPU chooses: rows that lie together, and a bias that does not learn (its gradient needs the weights).
+        # What the CPU's kernel takes: contiguous rows, and a bias that is not trained (its gradient needs the weights).
         fits = query.is_meta and query.dim() == 4 and query.shape[-1] == value.shape[-1] and not dropout_p and not more
         fits = fits and all(tensor.stride(-1) == 1 for tensor in (query, key, value))
         if attn_mask is not None:

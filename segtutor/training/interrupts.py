@@ -8,16 +8,16 @@ import threading
 from collections.abc import Iterator
 
 # SIGTERM is what batch systems and containers send before they kill; SIGHUP comes when a terminal is closed.
-_POLITE = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+_TERMINATION = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @contextlib.contextmanager
-def between_steps(*, polite: bool = False) -> Iterator[list[int]]:
+def between_steps(*, termination: bool = False) -> Iterator[list[int]]:
     """Yield a list that signals fill, so that no step is cut in two; the second signal does not wait.
 
     Args:
-        polite: hear the requests to end as well (SIGTERM, SIGHUP), where nobody else does; after the block such a
-            signal takes its usual course.
+        termination: hear SIGTERM and SIGHUP as well, unless the program has a handler for them; after the block such a
+            signal is raised again, and ends the process as usual.
     """
     asked: list[int] = []
 
@@ -28,7 +28,7 @@ def between_steps(*, polite: bool = False) -> Iterator[list[int]]:
 
     heard = {}  # number of a signal -> who heard it before
     if threading.current_thread() is threading.main_thread():  # no other thread may
-        for number in (signal.SIGINT, *(_POLITE if polite else ())):
+        for number in (signal.SIGINT, *(_TERMINATION if termination else ())):
             handler = signal.getsignal(number)
             # Somebody else's handler of SIGTERM stays, and so does a process's order to ignore a signal.
             if callable(handler) if number == signal.SIGINT else handler == signal.SIG_DFL:
@@ -39,5 +39,5 @@ def between_steps(*, polite: bool = False) -> Iterator[list[int]]:
     finally:
         for number, handler in heard.items():
             signal.signal(number, handler)
-        if asked and asked[0] in _POLITE:
+        if asked and asked[0] in _TERMINATION:
             signal.raise_signal(asked[0])

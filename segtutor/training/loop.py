@@ -141,7 +141,7 @@ def fit(
             hand_out()
 
     lines = shown_unless_handled() if log_every else contextlib.nullcontext()
-    with between_steps(polite=save is not None) as asked, lines, reporter, seeded(seed, device):
+    with between_steps(termination=save is not None) as asked, lines, reporter, seeded(seed, device):
         try:
             if not model.training:
                 model.train()

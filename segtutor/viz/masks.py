@@ -313,7 +313,7 @@ def _show_error(axes: Axes, picture: np.ndarray, true: np.ndarray, predicted: np
 
 
 def _hatch(axes: Axes, mask: np.ndarray, spec: Any) -> None:
-    """Diagonal lines over void pixels, so that nobody takes them for a class."""
+    """Diagonal lines over void pixels, so that they do not look like a class."""
     void = mask == void_label(spec)
     if not void.any():
         return

@@ -122,7 +122,7 @@ def class_count(spec: Any, *masks: np.ndarray) -> int:
 
 
 def class_name(spec: Any, label: int) -> str:
-    """The name of a class as a reader writes it, or its number where nobody named it."""
+    """The name of a class, with spaces for underscores; "class 3" where there is no spec."""
     return str(spec.classes[label]).replace("_", " ") if spec is not None else f"class {label}"
 
 
