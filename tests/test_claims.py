@@ -160,7 +160,7 @@ def test_the_matrix_of_the_factory_has_all_backbones_and_heads():
     from segtutor.factory.backbones import list_backbone_names
     from segtutor.lab.experiments import factory
 
-    assert set(claims.BACKBONES) == set(list_backbone_names()) and len(claims.BACKBONES) == 23
+    assert set(claims.BACKBONES) == set(list_backbone_names()) and len(claims.BACKBONES) == 26
     assert len(factory.HEADS) == 12
     for name in claims.BACKBONES:
         for head in factory.HEADS:

@@ -30,6 +30,9 @@ PARAMETERS = {
     "resnetv2_50": 23_496_256 + 2 * (256 + 512 + 1024 + 2048),
     "resnetv2_101": 42_488_384 + 2 * (256 + 512 + 1024 + 2048),
     "mobilenetv2": 1_811_712,
+    "efficientnet-lite0": 2_958_848,
+    "efficientnet-lite1": 3_723_520,
+    "efficientnet-lite2": 4_357_952,
     "ghostnet": 948_388,
     "vovnet27": 3_012_736,
     "vovnet39": 21_575_296,
@@ -143,7 +146,7 @@ def test_takes_odd_sizes_and_gives_numbers(section):
 def test_dilates_or_says_who_can(section, stride):
     section = {**section, "output_stride": stride}
     if section["type"] in ("ghostnet", "vovnet", "segformer"):
-        able = "convnext, mobilenetv2, resnet, resnetv2, timm"
+        able = "convnext, efficientnet_lite, mobilenetv2, resnet, resnetv2, timm"
         with pytest.raises(ConfigError, match=f"backbone.output_stride: .* cannot be dilated to {stride}.*{able}"):
             create_backbone(section)
         return

@@ -205,8 +205,8 @@ def _check_dilates(name: str, output_stride: int, **options) -> None:
         if TimmBackbone(name, 3, output_stride=output_stride, **options).strides == wanted:
             return
     raise ConfigError(
-        f"backbone.output_stride: {name} cannot be dilated to {output_stride}; resnet, resnetv2, mobilenetv2 and "
-        "convnext can."
+        f"backbone.output_stride: {name} cannot be dilated to {output_stride}; resnet, resnetv2, mobilenetv2, "
+        "efficientnet_lite and convnext can."
     )
 
 

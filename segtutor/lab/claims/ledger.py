@@ -31,6 +31,7 @@ VERDICTS = (CONFIRMED, REFUTED, DEPENDS, NOT_YET, WAITS)
 BACKBONES = (
     *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
     *("resnetv2_50", "resnetv2_101", "mobilenetv2", "ghostnet", "vovnet27", "vovnet39", "vovnet57"),
+    *(f"efficientnet-lite{number}" for number in range(3)),
     *(f"convnext-{size}" for size in ("tiny", "small", "base", "large", "xlarge")),
     *(f"mit-b{number}" for number in range(6)),
 )
