@@ -397,6 +397,19 @@ def test_a_palette_of_greys_is_read_as_its_indices(tmp_path):
     assert np.array_equal(dataset[0][1], mask)
 
 
+def test_void_with_a_colour_of_its_own(tmp_path):
+    """As in PASCAL VOC's files: indices are labels, 255 is drawn in a colour that no class has."""
+    cream, mask = (224, 224, 192), labels(0, 1, 255)
+    colors = [BLACK, RED, *[BLACK] * 253, cream]
+    dataset = folder_of(tmp_path, (mask, colors), classes=2, palette=[BLACK, RED])
+    assert np.array_equal(dataset[0][1], mask)
+    for other in ([RED, BLACK, *colors[2:]], [BLACK, (9, 9, 9), *colors[2:]]):  # here colour and index disagree
+        with pytest.raises(MaskError, match="to palette=, as void in a mapping of colours to labels"):
+            folder_of(tmp_path, (mask, other), classes=2, palette=[BLACK, RED])[0]
+    named = {BLACK: 0, RED: 1, cream: 255}
+    assert np.array_equal(folder_of(tmp_path, (mask, colors), classes=2, palette=named)[0][1], mask)
+
+
 def test_colours_as_text(tmp_path):
     mask = np.array([BLACK, RED, WHITE], np.uint8)[labels(0, 1, 2)]
     options = {"classes": 2, "palette": {"#000000": 0, "c80000": 1, "#FFFFFF": 255}}

@@ -245,6 +245,14 @@ def test_identical_images_in_two_parts_are_found(tmp_path, layout):
     assert [(part, other) for part, _, other, _ in found] == [("train", "val")]
 
 
+def test_files_of_one_length_are_not_taken_for_one_image(tmp_path):
+    for part, end in (("train", b"a"), ("val", b"b")):
+        for number in range(2):
+            (tmp_path / f"{part}{number}").write_bytes(b"x" * 9000 + (end if number else b"-"))
+    found = same_images({part: [tmp_path / f"{part}{number}" for number in range(2)] for part in ("train", "val")})
+    assert [(one.name, two.name) for _, one, _, two in found] == [("train0", "val0")]
+
+
 def test_identical_images_on_two_sides_of_a_draw_are_found(flat):
     held = Parts(flat).pairs("val")[0][0]
     other = Parts(flat).pairs("train")[0][0]

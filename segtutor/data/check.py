@@ -181,7 +181,7 @@ def _check_folder(path: Path, classes: Sequence[str] | int | None, limit: int | 
         message = "is not a folder" if path.exists() else "does not exist"
         return DatasetReport(str(path), problems=[Problem("missing", str(path), f"{message}: give the data folder")])
     name = path.resolve().name
-    if classes is None and not any(options.get(key) for key in ("palette", "label_map")):
+    if classes is None and not any(options[key] for key in ("palette", "label_map", "mask_suffix", "value_range")):
         for entry in real_datasets().values():
             if entry.layout is not None and entry.layout.matches(path):
                 return _check_known(entry, limit, root=path)

@@ -94,7 +94,7 @@ class FileCheck:
         """Height and width; None where the file cannot be read."""
         mapping = self.mapping
         try:
-            raw = read_raw_mask(path, mapping.colors)
+            raw = read_raw_mask(path, mapping.colors, mapping.ignore_index)
         except DataError as error:
             self.problem(path, error)
             return None

@@ -115,20 +115,23 @@ def unmatched(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str
 def same_images(parts: Mapping[str, Sequence[Path]]) -> list[tuple[str, Path, str, Path]]:
     """Files of two parts whose bytes are the same, as (part, file, other part, other file).
 
-    Only files of one length are read.
+    Whole files are read only where another one has the same length and the same bytes in its middle.
     """
-    by_size: dict[int, list[tuple[str, Path]]] = {}
+    alike: dict[object, list[tuple[str, Path]]] = {}
     for part, paths in parts.items():
         for path in paths:
-            by_size.setdefault(path.stat().st_size, []).append((part, path))
-    found = []
-    for group in by_size.values():
-        if len({part for part, _ in group}) < 2:
-            continue
-        first: dict[bytes, tuple[str, Path]] = {}
-        for part, path in group:
-            digest = hashlib.sha256(path.read_bytes()).digest()
-            other = first.setdefault(digest, (part, path))
-            if other[0] != part:
-                found.append((*other, part, path))
-    return found
+            alike.setdefault(path.stat().st_size, []).append((part, path))
+    for look in (_middle, lambda path: hashlib.sha256(path.read_bytes()).digest()):
+        finer: dict[object, list[tuple[str, Path]]] = {}
+        for key, group in alike.items():
+            if len({part for part, _ in group}) > 1:
+                for part, path in group:
+                    finer.setdefault((key, look(path)), []).append((part, path))
+        alike = finer
+    return [(*group[0], part, path) for group in alike.values() for part, path in group[1:] if part != group[0][0]]
+
+
+def _middle(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(path.stat().st_size // 2)
+        return file.read(4096)

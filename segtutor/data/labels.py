@@ -182,7 +182,7 @@ def likely_color_cause(wrong: Sequence[tuple[int, int, int]], count: int, mappin
     nearest = min(mapping.colors, key=lambda known: max(abs(a - b) for a, b in zip(color, known, strict=True)))
     if max(abs(a - b) for a, b in zip(color, nearest, strict=True)) <= 3:
         return f"{color} is almost {nearest}; correct palette=, or map both colours to the label"
-    return "a class is missing from palette=, or the mask was smoothed"
+    return f"add {color} to palette=, as void in a mapping of colours to labels, or save the mask without smoothing"
 
 
 def shorten(values: Sequence, most: int = 12) -> str:

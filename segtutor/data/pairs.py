@@ -114,7 +114,9 @@ class PairDataset(Dataset):
         """
         image_path, mask_path = self.pairs[index]
         image = read_image(image_path, self.spec.in_channels, self.spec.value_range)
-        labels = self.mapping.decode(read_raw_mask(mask_path, self.mapping.colors), str(mask_path))
+        labels = self.mapping.decode(
+            read_raw_mask(mask_path, self.mapping.colors, self.mapping.ignore_index), str(mask_path)
+        )
         if image.shape[1:] != labels.shape:
             raise DataError(
                 f"{image_path} is {image.shape[1]} x {image.shape[2]} pixels (height x width) but {mask_path} is "

@@ -162,12 +162,16 @@ def evenly(count: int, most: int | None) -> list[int]:
 
 
 # -------------------------------------------------------------------------------------------------------------- masks
-def read_raw_mask(path: Path, colors: Mapping | None = None) -> np.ndarray:
+def read_raw_mask(
+    path: Path, colors: Mapping[tuple[int, int, int], int] | None = None, ignore_index: int = 255
+) -> np.ndarray:
     """The numbers in a mask file, turned as its EXIF data say.
 
     Args:
         path: File that Pillow can open, of a format that keeps values exactly.
-        colors: Colours that are labels. A palette file is then read as colours, unless its palette is a grey ramp.
+        colors: Colours that are labels. A palette file is then read as colours, unless its palette is a grey ramp, or
+            colours and indices are the same labels and the index of void alone has a colour of its own.
+        ignore_index: The label of void.
 
     Returns:
         (H, W) integers: grey values of 1, 8, 16 or 32 bits, or palette indices; (H, W, 3) uint8 for a colour mask,
@@ -193,7 +197,7 @@ def read_raw_mask(path: Path, colors: Mapping | None = None) -> np.ndarray:
         if palette is not None:
             raw = _pixels(image)
             raw = raw if raw.ndim == 2 else raw[..., 0]  # the transparency of a palette file
-            if not colors or _is_grey_ramp(palette, raw):
+            if not colors or _is_grey_ramp(palette, raw) or _is_void_alone(palette, raw, colors, ignore_index):
                 return raw
             return palette[raw]
         plain = image.mode in ("1", "L", "LA", "RGB", "RGBA") or is_grey_deep(image)
@@ -228,6 +232,16 @@ def _is_grey_ramp(palette: np.ndarray, raw: np.ndarray) -> bool:
     """Whether every index in use is shown as the grey of its own number, as in a file that has no palette."""
     used = np.flatnonzero(np.bincount(raw.ravel(), minlength=256))
     return bool((palette[used] == used[:, None]).all())
+
+
+def _is_void_alone(
+    palette: np.ndarray, raw: np.ndarray, colors: Mapping[tuple[int, int, int], int], ignore_index: int
+) -> bool:
+    """Whether the indices in use are the labels of their colours, but for void, whose colour is not in ``colors``."""
+    used = {index: tuple(palette[index].tolist()) for index in np.flatnonzero(np.bincount(raw.ravel())).tolist()}
+    if used.pop(ignore_index, None) in {None, *colors}:
+        return False
+    return all(colors.get(color) == index for index, color in used.items())
 
 
 def _without_alpha(raw: np.ndarray, path: Path) -> np.ndarray:
