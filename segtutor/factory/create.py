@@ -11,7 +11,7 @@ from segtutor.factory.parse import parse_config
 from segtutor.factory.segmenter import ModelInfo, SegmentationModel
 
 
-def create_model(config: Any, *, info: ModelInfo | None = None, **settings) -> SegmentationModel:
+def create_model(config: Any, *, info: ModelInfo | None = None, **settings: Any) -> SegmentationModel:
     """Build a segmentation model.
 
     Args:
