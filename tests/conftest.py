@@ -87,6 +87,17 @@ def _same_numbers():
 
 
 @pytest.fixture
+def notices(caplog, monkeypatch):
+    """What the package's logger says, with every licence unsaid so far and whatever others did to the logger."""
+    from segtutor.logs import LOGGER
+    from segtutor.weights.notices import licence_notice
+
+    licence_notice.cache_clear()
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    return caplog
+
+
+@pytest.fixture
 def hears_interrupts():
     """Ctrl-C arrives: a run that a shell has put into the background is told to ignore it, and hands that on."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,13 +11,13 @@ from contract import images, perturb_norms, seeded
 from safetensors.torch import save_file
 from torch import nn
 
-from segtutor import factory, probe, weights
+from segtutor import factory, probe
 from segtutor.factory import ConfigError, Features, create_backbone, create_model, get_backbone_channels
 from segtutor.factory.backbones import STRIDES, checkpointing, list_backbone_names, list_backbone_uses, registry
-from segtutor.factory.backbones import timm as timm_backbones
 from segtutor.factory.backbones.vovnet import STAGES, VoVNet
 from segtutor.lab.experiments.factory import called_dilated
 from segtutor.models.segformer import MIT_PRESETS, MixTransformer
+from segtutor.weights import read_weights
 
 # Parameters of the backbone, counted by others: timm's features_only networks, transformers' SegformerModel, and for
 # VoVNet-27-slim timm's class with the authors' widths. A pre-activation ResNet has four normalisations besides.
@@ -321,29 +321,26 @@ def test_a_network_without_published_weights_says_so():
         create_backbone({"type": "timm", "name": "vovnet39a", "pretrained": True})
 
 
-def test_the_licence_of_weights_is_said_once(monkeypatch, capsys):
+def test_the_licence_of_weights_is_said_once(monkeypatch, notices):
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, **options: real(name, **{**options, "pretrained": False}))
-    timm_backbones._say_licence.cache_clear()
     for _ in range(2):
         create_backbone({"type": "mobilenetv2", "pretrained": True})
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "mobilenetv2_100" in said and "apache-2.0" in said
+    (said,) = notices.messages
+    assert "mobilenetv2_100" in said and "apache-2.0" in said
 
 
-def test_mit_reads_transformers_weights_and_says_their_licence(monkeypatch, capsys, tmp_path):
+def test_mit_reads_transformers_weights_and_says_their_licence(monkeypatch, notices, tmp_path):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.SegformerModel(transformers.SegformerConfig())
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
-    weights._say_nvidia_licence.cache_clear()
     asked = []
     monkeypatch.setattr(
-        weights,
-        "_fetch_from_hub",
-        lambda name: asked.append(name) or weights.read_weights(tmp_path / "pytorch_model.bin"),
+        "segtutor.weights.published.fetch_from_hub",
+        lambda name: asked.append(name) or read_weights(tmp_path / "pytorch_model.bin"),
     )
     backbone = create_backbone({"type": "segformer", "variant": "mit-b0", "pretrained": True}).eval()
-    assert asked == ["nvidia/mit-b0"] and "non-commercial" in capsys.readouterr().out
+    assert asked == ["nvidia/mit-b0"] and "non-commercial" in notices.text
     x = images(1, 3, 64, 65)
     with torch.no_grad():
         maps = theirs.eval()(x, output_hidden_states=True).hidden_states

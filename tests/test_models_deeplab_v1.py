@@ -141,8 +141,8 @@ def test_7x7_reads_every_fourth_position_as_the_classifier_reads_neighbours():
     source = seeded(narrow_vgg)
     model = seeded(DeepLabV1, 3, **{**NARROW, "kernel": 7, "rate": 4}).double().eval()
     report = transplant(source, model)
-    assert len(report.copied) == 30 and set(report.fresh) == {"fc8.weight", "fc8.bias"}
-    assert report.left == ("classifier.6.weight", "classifier.6.bias")
+    assert len(report.loaded) == 30 and set(report.reinitialized) == {"fc8.weight", "fc8.bias"}
+    assert report.skipped == ("classifier.6.weight", "classifier.6.bias")
     x = images(1, 3, 224, 232, dtype=torch.float64)
     pool5 = model.backbone(x)[-1]  # (1, 6, 28, 29)
     fc7 = F.relu(model.fc7(F.relu(model.fc6(pool5))))
@@ -187,5 +187,5 @@ def test_imagenet_weights_are_vgg16s(monkeypatch):
     monkeypatch.setattr(
         torch.hub, "load_state_dict_from_url", lambda url, **options: asked.append(url) or narrow_vgg().state_dict()
     )
-    assert len(load_pretrained(DeepLabV1(3, **NARROW), progress=False).copied) == 30
+    assert len(load_pretrained(DeepLabV1(3, **NARROW), progress=False).loaded) == 30
     assert "vgg16-" in asked[0]

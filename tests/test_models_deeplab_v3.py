@@ -95,7 +95,7 @@ def test_outputs_are_torchvisions(depth, size, dtype):
     theirs = torchvision_deeplab(depth).to(dtype)
     ours = DeepLabV3(21, auxiliary=True, **PRESETS[f"torchvision_resnet{depth}"]).to(dtype).eval()
     report = transplant(theirs, ours)
-    assert report.left == () and report.fresh == ()
+    assert report.skipped == () and report.reinitialized == ()
     x = images(2, 3, *size, dtype=dtype)
     expected, (logits, auxiliary_logits) = theirs(x), ours(x, auxiliary=True)
     for found, wanted in ((logits, expected["out"]), (auxiliary_logits, expected["aux"]), (ours(x), expected["out"])):
@@ -109,9 +109,9 @@ def test_an_auxiliary_head_may_be_on_either_side(source, target):
     theirs = torchvision_deeplab(auxiliary=source)
     ours = DeepLabV3(21, auxiliary=target, **PRESETS["torchvision_resnet50"])
     report = transplant(theirs, ours)
-    assert bool(report.left) == (source and not target) and bool(report.fresh) == (target and not source)
-    assert all(name.startswith("aux_classifier.") for name in report.left)
-    assert all(name.startswith("auxiliary.") for name in report.fresh)
+    assert bool(report.skipped) == (source and not target) and bool(report.reinitialized) == (target and not source)
+    assert all(name.startswith("aux_classifier.") for name in report.skipped)
+    assert all(name.startswith("auxiliary.") for name in report.reinitialized)
     assert ours.head.classifier.weight.equal(theirs.classifier[4].weight.float())
 
 
@@ -372,7 +372,7 @@ def test_imagenet_weights_go_into_the_backbone_alone():
     before, backbone = {name: value.clone() for name, value in model.state_dict().items()}, ResNet(18)
     report = transplant(source, model)
     transplant(source, backbone)
-    assert {name.split(".")[0] for name in report.fresh} == {"head", "auxiliary"}
+    assert {name.split(".")[0] for name in report.reinitialized} == {"head", "auxiliary"}
     for name, value in model.state_dict().items():
         expected = (
             backbone.state_dict()[name.removeprefix("backbone.")] if name.startswith("backbone.") else before[name]

@@ -118,10 +118,10 @@ def smp_and_ours(backbone="resnet18", multi_grid=(1, 1), classes=5):
 
 def test_smps_weights_go_where_the_two_agree():
     theirs, ours, report = smp_and_ours()
-    assert {name.split(".")[2] for name in report.left} == {"1", "2"}
-    assert all(name.startswith("decoder.aspp.") for name in report.left)
-    assert report.fresh and all(name.startswith("decoder.refine.1.") for name in report.fresh)
-    assert len(report.copied) + len(report.left) == len(theirs.state_dict())
+    assert {name.split(".")[2] for name in report.skipped} == {"1", "2"}
+    assert all(name.startswith("decoder.aspp.") for name in report.skipped)
+    assert report.reinitialized and all(name.startswith("decoder.refine.1.") for name in report.reinitialized)
+    assert len(report.loaded) + len(report.skipped) == len(theirs.state_dict())
     assert ours.classifier.bias.equal(theirs.segmentation_head[0].bias)
 
 
@@ -230,7 +230,7 @@ def test_imagenet_weights_go_into_the_backbone_alone():
     before, backbone = {name: value.clone() for name, value in model.state_dict().items()}, ResNet(18)
     report = transplant(source, model)
     transplant(source, backbone)
-    assert {name.split(".")[0] for name in report.fresh} == {"aspp", "decoder", "classifier"}
+    assert {name.split(".")[0] for name in report.reinitialized} == {"aspp", "decoder", "classifier"}
     for name, value in model.state_dict().items():
         expected = (
             backbone.state_dict()[name.removeprefix("backbone.")] if name.startswith("backbone.") else before[name]

@@ -90,7 +90,7 @@ def test_fc7_is_the_classifier_of_torchvisions_vgg16(vgg16, dtype, tolerance):
         model = FCN32s(2)
     model = model.to(dtype).to_empty(device="cpu").eval()
     report = transplant(vgg16, model)
-    assert len(report.copied) == 30
+    assert len(report.loaded) == 30
     x = images(1, 3, 224, 224, dtype=dtype)
     with torch.no_grad():
         expected = vgg16.classifier[:5](vgg16.avgpool(vgg16.features(x)).flatten(1))[0]

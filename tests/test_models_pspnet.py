@@ -271,8 +271,8 @@ def test_imagenet_weights_go_into_the_backbone_alone():
     report = transplant(source, model)
     backbone = ResNet(18)
     transplant(source, backbone)
-    assert report.left == ("fc.weight", "fc.bias")
-    assert {name.split(".")[0] for name in report.fresh} == {"pyramid", "head", "auxiliary"}
+    assert report.skipped == ("fc.weight", "fc.bias")
+    assert {name.split(".")[0] for name in report.reinitialized} == {"pyramid", "head", "auxiliary"}
     for name, value in model.state_dict().items():
         expected = (
             backbone.state_dict()[name.removeprefix("backbone.")] if name.startswith("backbone.") else before[name]

@@ -128,9 +128,9 @@ def test_encoder_is_torchvisions_vgg16_bn(size):
         model = SegNet(2)
     model = model.double().to_empty(device="cpu").eval()
     report = transplant(source, model)
-    assert len(report.copied) == 13 * 7 and all(name.startswith("classifier.") for name in report.left)
-    assert {name.split(".")[0] for name in report.fresh} == {"decoder"}
-    assert {target.split(".")[0] for _, target in report.copied} == {"encoder"}
+    assert len(report.loaded) == 13 * 7 and all(name.startswith("classifier.") for name in report.skipped)
+    assert {name.split(".")[0] for name in report.reinitialized} == {"decoder"}
+    assert {target.split(".")[0] for _, target in report.loaded} == {"encoder"}
     x = images(2, 3, *size, dtype=torch.float64)
     found, indices, sizes = model.encoder(x)
     expected = x

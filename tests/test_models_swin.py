@@ -73,7 +73,10 @@ def test_features_are_torchvisions_in_double_precision(size):
     theirs = perturb(seeded(network, patch_size=[4, 4], num_classes=2, **options)).double().eval()
     ours = SwinTransformer(**NARROW).double().eval()
     report = transplant(theirs, ours)
-    assert {name.split(".")[0] for name in report.left if "index" not in name} == {"norm", "head"} and not report.fresh
+    assert {name.split(".")[0] for name in report.skipped if "index" not in name} == {
+        "norm",
+        "head",
+    } and not report.reinitialized
     x = images(2, 3, *size, dtype=torch.float64)
     for found, wanted in zip(ours(x), their_maps(theirs, x), strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
@@ -349,13 +352,13 @@ def test_weights_of_another_network_are_refused(change, says):
 @pytest.mark.parametrize(("preset", "letter"), [("swin_t", "T"), ("swin_s", "S"), ("swin_b", "B"), ("tiny", None)])
 def test_imagenet_weights_are_torchvisions(monkeypatch, preset, letter):
     asked = []
-    monkeypatch.setattr("segtutor.weights._download", lambda url, progress: asked.append(url) or {})
-    monkeypatch.setattr("segtutor.weights.transplant", lambda source, model: "copied")
+    monkeypatch.setattr("segtutor.weights.published.fetch_url", lambda url, progress: asked.append(url) or {})
+    monkeypatch.setattr("segtutor.weights.published.transplant", lambda source, model: "report")
     with torch.device("meta"):
         model = SwinTransformer(**PRESETS[preset])
     if letter is None:
-        with pytest.raises(ValueError, match="no weights"):
+        with pytest.raises(ValueError, match="no ImageNet weights.*swin_t, swin_s, swin_b"):
             load_pretrained(model)
         return
-    assert load_pretrained(model) == "copied"
+    assert load_pretrained(model) == "report"
     assert asked == [getattr(torchvision.models, f"Swin_{letter}_Weights").IMAGENET1K_V1.url]

@@ -46,7 +46,7 @@ def test_resnet_is_torchvisions(depth, output_stride):
     theirs = torchvision_resnet(depth, output_stride)
     ours = ResNet(depth, output_stride=output_stride).double().eval()
     report = transplant(theirs, ours)
-    assert report.left == ("fc.weight", "fc.bias") and report.fresh == ()
+    assert report.skipped == ("fc.weight", "fc.bias") and report.reinitialized == ()
     x = images(*(ODD if depth < 100 else (1, 3, 43, 66)), dtype=torch.float64)
     assert_equal_maps(ours(x), torchvision_maps(theirs, x))
 
@@ -130,8 +130,8 @@ def test_vgg_is_torchvisions(batch_norm):
     # The classifier's weights are left out whatever they are; a stand-in saves half a gigabyte.
     source = {f"features.{name}": tensor for name, tensor in theirs.state_dict().items()}
     report = transplant({**source, "classifier.0.weight": torch.zeros(1), "classifier.6.bias": torch.zeros(1)}, ours)
-    assert len(report.copied) == (26 + 13 * 5 if batch_norm else 26) and report.fresh == ()
-    assert report.left == ("classifier.0.weight", "classifier.6.bias")
+    assert len(report.loaded) == (26 + 13 * 5 if batch_norm else 26) and report.reinitialized == ()
+    assert report.skipped == ("classifier.0.weight", "classifier.6.bias")
     x, maps = images(1, 3, 64, 96, dtype=torch.float64), []
     out = x
     for layer in theirs:

@@ -90,7 +90,7 @@ def test_numbers_are_torchvisions_at_the_papers_size():
         tensor.normal_(std=0.04, generator=generator)
     perturb_norms(theirs).eval()
     report = transplant(theirs, ours)
-    assert report.left == report.fresh == () and len(report.copied) == len(ours.state_dict())
+    assert report.skipped == report.reinitialized == () and len(report.loaded) == len(ours.state_dict())
     x = images(1, 3, 224, 224)
     expected = torchvision_tokens(theirs, x)
     assert expected.std() > 0.1 and theirs(x).std() > 0.1
@@ -119,7 +119,10 @@ def test_the_segmenter_reads_torchvisions_patches():
     theirs = torchvision_vit().double()
     model = seeded(ViTSegmenter, 5, **SMALL).double().eval()
     report = transplant(theirs, model)
-    assert report.left == ("heads.head.weight", "heads.head.bias") and report.fresh == ("head.weight", "head.bias")
+    assert report.skipped == ("heads.head.weight", "heads.head.bias") and report.reinitialized == (
+        "head.weight",
+        "head.bias",
+    )
     x = images(2, 3, 64, 64, dtype=torch.float64)
     scores = torchvision_tokens(theirs, x)[:, 1:] @ model.head.weight.flatten(1).T + model.head.bias
     expected = F.interpolate(scores.transpose(1, 2).reshape(2, 5, 4, 4), scale_factor=16, mode="bilinear")
@@ -380,31 +383,36 @@ def test_tokens_start_alike_and_know_little_of_where_they_are():
 
 
 # --------------------------------------------------------------------------------------------------------- its weights
+@pytest.mark.parametrize(("cls", "preset"), [(ViT, "b16"), (ViTSegmenter, "b32"), (ViTSegmenter, "l16")])
+def test_imagenet_weights_are_torchvisions(monkeypatch, cls, preset):
+    asked = []
+    monkeypatch.setattr("segtutor.weights.published.fetch_url", lambda url, progress: asked.append(url) or {})
+    monkeypatch.setattr("segtutor.weights.published.transplant", lambda source, model: "report")
+    with torch.device("meta"):
+        assert load_pretrained(cls(7, **PRESETS[preset])) == "report"
+    letter, patch = preset[0].upper(), preset[1:]
+    assert asked == [getattr(torchvision.models, f"ViT_{letter}_{patch}_Weights").IMAGENET1K_V1.url]
+
+
 @pytest.mark.parametrize("old", [False, True], ids=["module's names", "file's names"])
 @pytest.mark.parametrize(
-    ("cls", "options", "name"),
-    [
-        (ViT, {}, "ViT_B_16_Weights"),
-        (ViTSegmenter, {"patch": 32}, "ViT_B_32_Weights"),
-        (ViTSegmenter, {"depth": 24, "decoder": "progressive"}, "ViT_L_16_Weights"),
-    ],
+    ("cls", "options"),
+    [(ViT, {}), (ViTSegmenter, {"patch": 32}), (ViTSegmenter, {"depth": 3, "decoder": "progressive"})],
 )
-def test_imagenet_weights_are_torchvisions(monkeypatch, cls, options, name, old):
-    options = {**SMALL, "depth": 12, **options}
+def test_torchvisions_names_are_known(tmp_path, cls, options, old):
+    options = {**SMALL, "depth": 2, **options}
     source = torchvision_vit(patch=options["patch"], depth=options["depth"])
     state = source.state_dict()
     if old:  # as the published files have it: torchvision's module renames when it loads them
         renamed = {key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): key for key in state}
         state = {new: state[key] for new, key in renamed.items()}
         copy.deepcopy(source).load_state_dict(state)
-    asked = []
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **given: asked.append(url) or state)
+    torch.save(state, tmp_path / "vit.pth")
     model = cls(7, **options)
-    report = load_pretrained(model)
-    assert asked == [getattr(torchvision.models, name).IMAGENET1K_V1.url]
+    report = load_pretrained(model, path=tmp_path / "vit.pth")
     heads = cls is ViTSegmenter
-    assert report.left == (("heads.head.weight", "heads.head.bias") if heads else ())
-    assert {key.split(".")[0] for key in report.fresh} == ({"head"} if heads else set())
+    assert report.skipped == (("heads.head.weight", "heads.head.bias") if heads else ())
+    assert {key.split(".")[0] for key in report.reinitialized} == ({"head"} if heads else set())
     x = images(1, 3, 64, 64)
     with torch.no_grad():
         expected = torchvision_tokens(source, x)

@@ -233,6 +233,7 @@ class SwinTransformer(nn.Module):
         always_shift: see the ledger.
 
     Attributes:
+        depths: blocks of the stages.
         channels: channels of the four maps.
     """
 
@@ -249,7 +250,7 @@ class SwinTransformer(nn.Module):
         always_shift: bool = False,
     ):
         super().__init__()
-        self.channels = tuple(width * 2**number for number in range(len(depths)))
+        self.depths, self.channels = tuple(depths), tuple(width * 2**number for number in range(len(depths)))
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(depths)
         self.stages = nn.ModuleList()
         for number, (channels, head) in enumerate(zip(self.channels, heads, strict=True)):

@@ -16,12 +16,12 @@ from segtutor.factory.backbones.registry import STRIDES, Features
 from segtutor.factory.config import ConfigError
 from segtutor.factory.messages import suggest
 from segtutor.layers import pad_to_multiple
+from segtutor.weights.notices import licence_notice
 
 
-@cache
 def _say_licence(name: str, licence: str | None) -> None:
     terms = f"licence {licence}" if licence else "no licence stated: ask their authors before you publish or sell"
-    print(f"{name}: pretrained weights by way of timm, {terms}.")
+    licence_notice(f"{name}: pretrained weights by way of timm, {terms}.")
 
 
 @contextlib.contextmanager
