@@ -400,7 +400,7 @@ def test_of_sets_without_files_a_few_items_are_made():
             return super().__getitem__(index)
 
     several, one = Counting(*[item(0, 1)] * 30), Counting(*[item(0)] * 29, item(0, 1))
-    assert before_training(several, one) == [] and several.asked == 8 and one.asked == 30
+    assert before_training(several, one) == [] and several.asked == 4 and one.asked == 30
 
 
 def test_images_in_both_parts_are_told_before_training(tmp_path):

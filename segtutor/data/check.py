@@ -32,8 +32,8 @@ from .report import DatasetReport, Problem
 from .root import DataNotFoundError, real_datasets
 from .splits import Parts
 
-SAMPLE = 40  # pairs of files of each set that are read before a training run
-SAMPLED_ITEMS = 8  # the same of a set without files, whose items may have to be computed
+SAMPLE = 40  # pairs of files of each part of one's own data that are read before a training run
+FEW = 4  # the same of other sets: published ones are whole, and generated ones have to be drawn
 
 
 def check_dataset(
@@ -128,7 +128,7 @@ def check_parts(parts: Mapping[str, Dataset], *, limit: int | None = None) -> Da
     """
     total = DatasetReport(next((_title(dataset) for dataset in parts.values()), ""))
     for part, dataset in parts.items():
-        few = limit if limit is None or isinstance(dataset, PairDataset) else min(limit, SAMPLED_ITEMS)
+        few = limit if limit is None or isinstance(dataset, SegmentationFolder) else min(limit, FEW)
         report = check_dataset(dataset, limit=few)
         report.problems = [Problem(p.kind, p.file or part, p.message, p.found, p.allowed) for p in report.problems]
         total.add(report)
@@ -146,7 +146,7 @@ def before_training(train: Dataset, validation: Dataset | None = None, *, limit:
     Args:
         train: What is trained on.
         validation: What is validated on.
-        limit: Pairs of each set that are read, fewer of sets without files; None: all of them.
+        limit: Pairs of each set that are read, fewer of sets that are not the user's own; None: all of them.
 
     Returns:
         One sentence for each finding; none where nothing is wrong.

@@ -364,7 +364,9 @@ def orientation(image: Image.Image) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # damaged EXIF data, which viewers pass over as well
         try:
-            value = image.getexif().get(_ORIENTATION, 1)
+            # A PNG may hold EXIF data behind its pixels, and Pillow reads all of them to see; not for a glance.
+            exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+            value = exif.get(_ORIENTATION, 1)
         except Exception:
             return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
