@@ -14,7 +14,8 @@ from segtutor.data.check import check_path
 from segtutor.data.errors import DataError
 from segtutor.data.finding import list_files, same_images
 from segtutor.data.root import DataNotFoundError
-from segtutor.data.splits import Parts, draw, find_folders, part_name
+from segtutor.data.splits import Parts, draw, find_folders, part_name, read_list
+from segtutor.files import write_text
 
 rng = np.random.default_rng(0)
 many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -157,6 +158,30 @@ def test_a_list_that_is_no_text(flat):
     (flat / "train.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="train.txt cannot be read as a list of names .*: write it as UTF-8 text"):
         Parts(flat).pairs("train")
+
+
+@many
+@given(
+    st.data(),
+    st.sets(
+        st.text(st.characters(exclude_characters="\n\0/\ufeff", codec="utf-8"), min_size=1, max_size=9),
+        min_size=1,
+        max_size=20,
+    ),
+)
+def test_names_survive_being_written_and_read(tmp_path_factory, data, keys):
+    """Also those that look like comments, begin with a blank, or hold commas, dots and what ends a line elsewhere."""
+    folder = tmp_path_factory.mktemp("lists")
+    keys = sorted({unicodedata.normalize("NFC", key) for key in keys})
+    part = data.draw(st.lists(st.sampled_from(keys), min_size=1, unique=True))
+    write_text(folder / "train.txt", "".join(f"{key}\n" for key in part))
+    assert read_list(folder / "train.txt", keys, folder / "images", folder) == part
+
+
+def test_a_line_means_the_name_that_it_spells_before_a_part_of_it(flat):
+    pair(flat / "images", flat / "masks", "old 03", "old", "old.v2", "#5", "a,b")
+    (flat / "train.txt").write_text("old 03.png\nold.v2.png\n#5\n# 00\na,b.png\n")
+    assert names(Parts(flat).pairs("train")) == ["#5", "a,b", "old 03", "old.v2"]
 
 
 def test_lists_from_another_folder(flat, tmp_path):

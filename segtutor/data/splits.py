@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from segtutor.files import write_text
@@ -276,15 +276,15 @@ def read_list(path: Path, keys: Sequence[str], images: Path, base: Path) -> list
         DataError: If a name is not among the images, or the file is no text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # names may hold what else ends lines
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path} cannot be read as a list of names ({error}): write it as UTF-8 text") from None
     known, found = set(keys), []
-    for number, line in enumerate(lines, 1):
-        line = as_key(line.strip())
-        if not line or line.startswith("#"):
-            continue
+    for number, line in enumerate(map(as_key, lines), 1):
         key = next((name for name in _readings(line, as_key(images.name)) if name in known), None)
+        line = line.strip()
+        if key is None and (not line or line.startswith("#")):
+            continue
         if key is None:
             raise DataError(
                 f"{path}, line {number}, names {line!r}, which is not among the {len(keys)} images in {images}: "
@@ -297,9 +297,11 @@ def read_list(path: Path, keys: Sequence[str], images: Path, base: Path) -> list
     return found
 
 
-def _readings(line: str, folder: str) -> list[str]:
+def _readings(line: str, folder: str) -> Iterator[str]:
     """What the key may be that a line means, the most literal first; ``folder`` is the name of the images' folder."""
-    names = [line, line.split()[0], line.split(",")[0].strip()]
-    names = [name.replace("\\", "/").removeprefix("./") for name in names]
-    names += [f"/{name}".rpartition(f"/{folder}/")[2] for name in names]
-    return names + [name.rpartition(".")[0] for name in names if "." in name.rpartition("/")[2]]
+    for text in (line, line.strip(), line.partition(",")[0].strip(), *line.split()[:1]):
+        path = text.replace("\\", "/").removeprefix("./")
+        for name in (text, path, f"/{path}".rpartition(f"/{folder}/")[2]):
+            yield name
+            if "." in name.rpartition("/")[2]:
+                yield name.rpartition(".")[0]
