@@ -417,7 +417,7 @@ def test_voc_downloads_through_torchvisions_address(server, monkeypatch, home):
     expected[0, 0] = 255
     assert np.array_equal(dataset[0][1].numpy(), expected)  # indices of the palette, not its colours
     with pytest.raises(ValueError, match="VOC 2011 train"):
-        voc.VOC("train", year="2011")
+        voc.VOC("train", year=2011)
     with pytest.raises(ValueError, match="choose one of train, val, trainval"):
         voc.VOC("test")
 
