@@ -10,6 +10,7 @@ it is imported with the first section that is checked.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import os
@@ -287,6 +288,8 @@ def section_model(build: Callable[..., Any], skip: tuple[str, ...] = ()) -> type
             about: dict[str, Any] = {"description": described.get(name)}
             if made.get(name, dataclasses.MISSING) is not dataclasses.MISSING:
                 about["default_factory"] = made[name]
+            elif _is_dataclass(type(argument.default)):  # which a JSON Schema could not show
+                about["default_factory"] = partial(copy.copy, argument.default)
             elif not required:
                 about["default"] = argument.default
             fields[name] = (hint, Field(**about))

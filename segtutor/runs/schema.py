@@ -63,7 +63,7 @@ def schema() -> dict[str, Any]:
         evaluation=(section_model(Evaluation), Field(default_factory=dict)),
         logging=(section_model(Logging), Field(default_factory=dict)),
     )
-    made = _without_titles(run.model_json_schema())
+    made = _tidied(run.model_json_schema())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A run of segtutor", **made}
 
 
@@ -106,12 +106,15 @@ def _replaced(name: str, *bases: type[BaseModel], **fields: Any) -> type[BaseMod
     return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
 
 
-def _without_titles(value: Any) -> Any:
-    """Pydantic names each key a second time, capitalised, which only fills the file."""
-    if isinstance(value, dict):
-        return {
-            key: _without_titles(entry)
-            for key, entry in value.items()
-            if not (key == "title" and isinstance(entry, str))
-        }
-    return [_without_titles(entry) for entry in value] if isinstance(value, list) else value
+def _tidied(value: Any) -> Any:
+    """What pydantic says twice, said once, in the same words whatever its version: names of keys, and constants."""
+    if isinstance(value, list):
+        return [_tidied(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    tidy = {key: _tidied(entry) for key, entry in value.items() if not (key == "title" and isinstance(entry, str))}
+    if "const" in tidy:
+        tidy.pop("enum", None)
+    if len(tidy.get("allOf", ())) == 1:
+        tidy.update(tidy.pop("allOf")[0])
+    return tidy
