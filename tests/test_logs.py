@@ -51,6 +51,7 @@ def test_nothing_is_shown_unless_somebody_asks(capsys, monkeypatch):
         say("shown")
     say("hello again")
     assert capsys.readouterr().out == "shown\n"
+    assert (logs.LOGGER.handlers, logs.LOGGER.level, logs.LOGGER.propagate) == ([], logging.NOTSET, True)
 
 
 def test_lines_are_shown_once_however_often_it_is_asked_for(capsys):
