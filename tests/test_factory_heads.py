@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import pickle
 
 import pytest
 import torch
@@ -139,6 +140,24 @@ def test_survives_saving_and_loading(name, tmp_path):
 
 def settings_of(name):
     return {key: value for key, value in NARROW.items() if key in HEADS[name].__init__.__annotations__}
+
+
+@every_head
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_every_layer_that_has_weights_is_called(name, training):
+    """Hooks, LoRA, pruning and quantisation work on calls; a weight that is only read passes them by."""
+    head, called = build(name).train(training), set()
+    owners = {key for key, layer in head.named_modules() if any(True for _ in layer.parameters(recurse=False))}
+    for key in owners:
+        head.get_submodule(key).register_forward_hook(lambda *_, key=key: called.add(key))
+    batch_of(head, (65, 97), batch=2)
+    assert called == owners
+
+
+@every_head
+def test_can_be_pickled(name):
+    head = build(name).eval()
+    assert batch_of(pickle.loads(pickle.dumps(head)), (65, 97)).logits.equal(batch_of(head, (65, 97)).logits)
 
 
 @every_head
@@ -509,7 +528,7 @@ def test_jpu_says_what_to_do_about_dilation():
 
 @pytest.mark.parametrize("name", ["ultrafast_segformer", "extremely_fast_segformer"])
 @torch.no_grad()
-def test_light_heads_fold_their_normalisation(name):
+def test_light_heads_add_from_coarse_to_fine(name):
     head, given = build(name).double(), features((65, 97), batch=2, dtype=torch.float64)
     norm, total = head.decoder.norm, None
     for layer, x in list(zip(head.decoder.project, given.maps, strict=True))[::-1]:

@@ -8,8 +8,8 @@ weights, and takes the same time. With little data, the sharing is also what the
 
 **Differences from the paper**
 
-* How the rates' maps meet is told apart by no source that we could read, so it is a setting: ``fusion: sum`` adds them,
-  ``concat`` lays them side by side, with a larger projection.
+* No source that we could read says how the maps of the rates are joined, so it is a setting: ``fusion: sum`` adds
+  them, ``concat`` lays them side by side, with a larger projection.
 * The result goes through the decoder of DeepLab v3+ to stride 4, as in `aspp`.
 """
 
@@ -24,6 +24,17 @@ from segtutor.factory.config import ConfigError, Count, Probability
 from segtutor.factory.heads.base import register_head
 from segtutor.factory.heads.context import ContextHead, rates_at
 from segtutor.layers import BatchNorm2d, conv_norm_relu, resize
+
+
+class SharedKernel(nn.Conv2d):
+    """A 3x3 convolution that is told its rate at each call, so that hooks see every use of its one kernel."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor, rate: int = 1) -> Tensor:
+        """x (B, in_channels, h, w) to (B, out_channels, h, w), at one rate."""
+        return F.conv2d(x, self.weight, padding=rate, dilation=rate)
 
 
 class SharedKernelPooling(nn.Module):
@@ -41,7 +52,7 @@ class SharedKernelPooling(nn.Module):
         super().__init__()
         self.rates, self.fusion = tuple(rates), fusion
         self.point = conv_norm_relu(in_channels, channels, kernel=1)
-        self.kernel = nn.Conv2d(in_channels, channels, 3, bias=False)
+        self.kernel = SharedKernel(in_channels, channels)
         # What a kernel finds twelve pixels apart has another mean and variance than what it finds six apart.
         self.norms = nn.ModuleList(BatchNorm2d(channels) for _ in self.rates)
         self.image_pooling = conv_norm_relu(in_channels, channels, kernel=1)
@@ -51,10 +62,7 @@ class SharedKernelPooling(nn.Module):
 
     def responses(self, x: Tensor) -> list[Tensor]:
         """x (B, in_channels, h, w) to the kernel's map (B, channels, h, w) at each rate, normalised."""
-        return [
-            norm(F.conv2d(x, self.kernel.weight, padding=rate, dilation=rate))
-            for rate, norm in zip(self.rates, self.norms, strict=True)
-        ]
+        return [norm(self.kernel(x, rate)) for rate, norm in zip(self.rates, self.norms, strict=True)]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, h, w) to (B, channels, h, w)."""

@@ -10,13 +10,11 @@ stride 4 and in a matrix of 1,024 by 256 there.
 * Projection and fusion are one matrix: nothing but linear maps stood between them.
 * A level is enlarged to the size of the next finer one and added there, so that only one map is ever made at stride 4.
 * 128 channels in place of 256.
-* Once trained, the normalisation is folded into the matrices.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,29 +33,20 @@ class StepwiseDecoder(nn.Module):
         dropout: share of the channels dropped in training.
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int, dropout: float):
+    def __init__(self, channels: Sequence[int], width: int, dropout: float):
         super().__init__()
         # No bias: the normalisation that follows the sum would take it away.
         self.project = nn.ModuleList(nn.Conv2d(channel, width, 1, bias=False) for channel in channels)
         self.norm = BatchNorm2d(width)
         self.dropout = nn.Dropout2d(dropout)
 
-    def sum_up(self, maps: list[Tensor], scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """The sum (B, width, h, w) of all projected maps, times ``scale`` and plus ``shift`` for each channel."""
-        total = None
-        for layer, x in zip(reversed(self.project), reversed(maps), strict=True):
-            weight = layer.weight if scale is None else layer.weight * scale[:, None, None, None]
-            # The coarsest carries the shift to all others: enlarging leaves a constant as it is.
-            level = F.conv2d(x, weight, shift if total is None else None)  # (B, E, h_i, w_i)
-            total = level if total is None else level + resize(total, x.shape[2:])
-        return total
-
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """maps (B, channels[i], h_i, w_i), from fine to coarse, to (B, width, h_1, w_1)."""
-        if self.training:
-            return self.dropout(F.relu(self.norm(self.sum_up(maps))))
-        scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)  # (E,)
-        return F.relu(self.sum_up(maps, scale, self.norm.bias - self.norm.running_mean * scale))
+        total = None
+        for project, x in zip(reversed(self.project), reversed(maps), strict=True):
+            level = project(x)  # (B, E, h_i, w_i)
+            total = level if total is None else level + resize(total, x.shape[2:])
+        return self.dropout(F.relu(self.norm(total)))
 
 
 @register_head("ultrafast_segformer")
