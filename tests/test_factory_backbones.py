@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import json
+import pickle
 import time
 
 import pytest
@@ -16,6 +18,7 @@ from segtutor.factory import ConfigError, Features, create_backbone, create_mode
 from segtutor.factory.backbones import STRIDES, checkpointing, list_backbone_names, list_backbone_uses, registry
 from segtutor.factory.backbones.vovnet import STAGES, VoVNet
 from segtutor.lab.experiments.factory import called_dilated
+from segtutor.layers import DropPath
 from segtutor.models.segformer import MIT_PRESETS, MixTransformer
 from segtutor.weights import read_weights
 
@@ -205,14 +208,116 @@ def test_checkpointing_gives_the_same_gradients_for_less_memory(section):
 def test_what_is_computed_twice_are_the_papers_blocks(name, blocks):
     with torch.device("meta"):
         backbone = create_backbone({**NAMES[name], "checkpointing": True})
-    assert sum("forward" in vars(module) for module in backbone.modules()) == blocks
+    assert sum(isinstance(module, checkpointing.Checkpointed) for module in backbone.modules()) == blocks
+
+
+class SlowNorm(nn.Module):
+    """A normalisation of a class that nobody has heard of, with statistics that it assigns and does not fill."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.register_buffer("level", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.level = 0.9 * self.level + 0.1 * x.detach().mean()
+        return self.weight * (x - self.level)
+
+
+def two_blocks(norm):
+    def block():
+        return nn.ModuleList([nn.Conv2d(3, 3, 3, padding=1), norm(3)])
+
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = block()
+
+        def forward(self, x):
+            for part in self.parts:
+                x = part(x)
+            return x.relu()
+
+    return nn.Sequential(nn.Sequential(Chain(), Chain()))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d,
+        nn.SyncBatchNorm,
+        lambda channels: nn.BatchNorm2d(channels, momentum=None),
+        lambda channels: nn.InstanceNorm2d(channels, affine=True, track_running_stats=True),
+        timm.layers.BatchNormAct2d,
+        SlowNorm,
+    ],
+    ids=["batch", "synchronised", "cumulative", "instance", "timm", "unknown"],
+)
+def test_statistics_move_once_whatever_the_normalisation_is(norm):
+    plain = seeded(two_blocks, norm).train()
+    saving = copy.deepcopy(plain)
+    checkpointing.checkpoint_blocks(saving)
+    for network in (plain, saving):
+        for _ in range(2):
+            loss = network(images(2, 3, 8, 8)).square().mean()
+            loss.backward(retain_graph=True)
+            loss.backward()
+    moved = [name for name, value in saving.named_buffers() if value.any()]
+    assert len(moved) >= 2
+    for name, value in saving.state_dict().items():
+        assert value.equal(plain.state_dict()[name]), name
+    for name, parameter in saving.named_parameters():
+        assert parameter.grad.equal(plain.get_parameter(name).grad), name
+
+
+def test_checkpointing_keeps_the_list_that_a_block_has_read():
+    """DenseNet's layers are given one list of maps, which grows after each."""
+    section = {"type": "timm", "name": "densenet121"}
+    plain, saving = (seeded(create_backbone, {**section, "checkpointing": on}).train() for on in (False, True))
+    for backbone in (plain, saving):
+        loss_of(backbone, images(2, 3, 32, 32)).backward()
+    for name, parameter in saving.named_parameters():
+        expected = plain.get_parameter(name).grad
+        assert (parameter.grad is None and expected is None) or parameter.grad.equal(expected), name
+
+
+@pytest.mark.parametrize("section", [SMALL["resnet"], SMALL["segformer"]], ids=["resnet", "segformer"])
+def test_checkpointing_can_be_compiled(section):
+    torch._dynamo.reset()
+    plain = seeded(create_backbone, section).train()
+    saving = seeded(create_backbone, {**section, "checkpointing": True}).train()
+    for part in (*plain.modules(), *saving.modules()):
+        if isinstance(part, DropPath):
+            part.rate = 0.0
+    loss_of(plain, images(2, 3, 32, 32)).backward()
+    loss_of(torch.compile(saving, backend="aot_eager"), images(2, 3, 32, 32)).backward()
+    for name, parameter in saving.named_parameters():
+        torch.testing.assert_close(parameter.grad, plain.get_parameter(name).grad, rtol=1e-3, atol=1e-5, msg=name)
+    for name, value in saving.named_buffers():
+        torch.testing.assert_close(value, plain.get_buffer(name), msg=name)
+
+
+def test_a_copy_of_a_checkpointed_block_runs_its_own_layers():
+    backbone = create_backbone({"type": "resnet", "depth": 18, "checkpointing": True}).train()
+    block = backbone.network.layer1[0]
+    others = {
+        "a replica of DataParallel": block._replicate_for_data_parallel(),
+        "a deep copy": copy.deepcopy(block),
+        "a pickled one": pickle.loads(pickle.dumps(block)),
+    }
+    for name, other in others.items():
+        other.conv1, seen = nn.Conv2d(64, 64, 3, padding=1), []
+        other.conv1.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        other(images(1, 64, 8, 8).requires_grad_())
+        assert seen and isinstance(other, checkpointing.Checkpointed) and isinstance(other, type(block)), name
 
 
 @every_type
 def test_a_frozen_backbone_learns_nothing_and_keeps_its_statistics(section):
     model = seeded(create_model, {"backbone": {**section, "frozen": True}, "head": {"type": "fcn"}, "num_classes": 2})
     before = copy.deepcopy(model.backbone.state_dict())
-    for trained in (model.train(), copy.deepcopy(model).train()):
+    for trained in (model.train(), copy.deepcopy(model).train(), pickle.loads(pickle.dumps(model)).train()):
         assert trained.training and trained.head.training
         assert not any(layer.training for layer in trained.backbone.modules())
         trained(images(2, 3, 64, 64)).square().mean().backward()
@@ -221,18 +326,100 @@ def test_a_frozen_backbone_learns_nothing_and_keeps_its_statistics(section):
         assert all(value.equal(before[name]) for name, value in trained.backbone.state_dict().items())
 
 
+def learning(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@every_type
+def test_what_was_frozen_can_be_thawed(section):
+    plain = create_model({"backbone": section, "head": "fcn", "num_classes": 2})
+    model = create_model({"backbone": {**section, "frozen": True}, "head": "fcn", "num_classes": 2}).train()
+    assert learning(model) == {name for name in learning(plain) if not name.startswith("backbone.")}
+    assert model.freeze_backbone(False) is model and model.config.backbone["frozen"] is False
+    assert learning(model) == learning(plain) and type(model.backbone) is type(plain.backbone)
+    assert all(layer.training for layer in model.modules())
+    model.freeze_backbone().eval()
+    assert not model.train().backbone.training and model.config.backbone["frozen"] is True
+    model.eval().freeze_backbone(False)
+    assert not any(layer.training for layer in model.modules())
+
+
+@every_type
+def test_normalisations_alone_can_be_frozen(section):
+    config = {"backbone": {**section, "frozen": "norms"}, "head": "fcn", "num_classes": 2}
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in on_meta(section).modules()):
+        with pytest.raises(ConfigError, match=r"backbone.frozen: .*no normalisation with running statistics.*\.$"):
+            create_model(config)
+        return
+    model = seeded(create_model, config).train()
+    norms = {name for name, layer in model.backbone.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    frozen = {name for name, layer in model.backbone.named_modules() if not layer.training}
+    assert norms <= frozen and all(name.rpartition(".")[0] in norms for name in frozen - norms)
+    before = copy.deepcopy(model.backbone.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(images(2, 3, 64, 64)).square().mean().backward()
+    optimizer.step()
+    same = {name.rpartition(".")[0] for name, value in model.backbone.state_dict().items() if value.equal(before[name])}
+    assert norms <= same
+    changed = {name for name, value in model.backbone.state_dict().items() if not value.equal(before[name])}
+    assert changed and not {name.rpartition(".")[0] for name in changed} & norms
+
+
 def test_frozen_and_checkpointing_are_switches():
     for key in ("frozen", "checkpointing"):
         assert registry.parse_backbone("resnet18")[key] is False
-        with pytest.raises(ConfigError, match=f"backbone.{key}: 1 is a int, expected bool"):
+        with pytest.raises(ConfigError, match=f"backbone.{key}: 1 is an int, expected bool"):
             create_backbone({"type": "resnet", key: 1})
     with pytest.raises(ConfigError, match="backbone.frozn: unknown key; did you mean 'frozen'"):
         create_backbone({"type": "resnet", "frozn": True})
+    with pytest.raises(ConfigError, match="backbone.frozen: 'norm' is .*'norms'"):
+        create_backbone({"type": "resnet", "frozen": "norm"})
 
 
 def test_checkpointing_needs_blocks():
     with pytest.raises(ConfigError, match="backbone.checkpointing"):
         checkpointing.checkpoint_blocks(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
+
+
+# ------------------------------------------------------------------------------------------ synchronised normalisation
+@every_type
+@torch.no_grad()
+def test_synchronised_normalisation_leaves_a_backbone_what_it_is(section):
+    backbone = perturb_norms(seeded(create_backbone, section)).eval()
+    x = images(2, 3, 64, 64)
+    expected = backbone(x)
+    of = {name: (layer.eps, layer.momentum) for name, layer in backbone.named_modules() if hasattr(layer, "momentum")}
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(backbone))
+    assert {name for name, layer in converted.named_modules() if isinstance(layer, nn.SyncBatchNorm)} == of.keys()
+    for name, (eps, momentum) in of.items():
+        layer = converted.get_submodule(name)
+        assert (layer.eps, layer.momentum) == (eps, momentum)
+    assert converted.state_dict().keys() == backbone.state_dict().keys()
+    for ours, theirs in zip(converted(x), expected, strict=True):
+        assert ours.equal(theirs)
+    with torch.random.fork_rng():
+        trained = [torch.manual_seed(1) and network.train()(x) for network in (converted, backbone)]
+    for ours, theirs in zip(*trained, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@torch.no_grad()
+def test_what_is_synchronised_deep_inside_is_put_right_by_train():
+    backbone = perturb_norms(seeded(create_backbone, "resnetv2_50")).eval()
+    x = images(1, 3, 64, 64)
+    expected = backbone(x).c4
+    nn.SyncBatchNorm.convert_sync_batchnorm(backbone.network)
+    assert backbone.eval()(x).c4.equal(expected)
+    again = pickle.loads(pickle.dumps(backbone))
+    assert again(x).c4.equal(expected)
+
+
+def test_frozen_normalisations_stay_frozen_when_they_are_synchronised():
+    backbone = create_backbone({"type": "resnet", "depth": 18, "frozen": "norms"})
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(backbone).train()
+    norms = [layer for layer in converted.modules() if isinstance(layer, nn.SyncBatchNorm)]
+    assert len(norms) == 20 and not any(layer.training for layer in norms)
+    assert not any(parameter.requires_grad for layer in norms for parameter in layer.parameters())
 
 
 # -------------------------------------------------------------------------------------------------- pretrained weights
@@ -494,6 +681,7 @@ def test_other_networks_are_wired_by_their_strides(name, channels, multiple):
     [
         ("vit_small_patch16_224", "backbone.name: vit_small_patch16_224 has maps at strides 16, and"),
         ("levit_128s", "backbone.name: levit_128s .*strides 16, 32, 64"),
+        ("mvitv2_tiny", "backbone.name: mvitv2_tiny fails at images of more than 224 pixels"),
         ("hiera_tiny_224", "backbone.name: hiera_tiny_224 gives no four maps of images of every size"),
         ("inception_v3", "backbone.name: inception_v3 gives no four maps"),
         ("volo_d1_224", "backbone.name: volo_d1_224"),
@@ -504,6 +692,63 @@ def test_other_networks_are_wired_by_their_strides(name, channels, multiple):
 def test_a_network_without_four_maps_is_refused(name, says):
     with pytest.raises(ConfigError, match=says):
         create_backbone({"type": "timm", "name": name})
+
+
+def test_timms_own_arguments_pass():
+    section = {"type": "timm", "name": "convnext_atto", "options": {"drop_path_rate": 0.3}}
+    rates = [layer.drop_prob for layer in create_backbone(section).modules() if isinstance(layer, timm.layers.DropPath)]
+    assert max(rates) == pytest.approx(0.3)
+    narrow = {"type": "timm", "name": "regnetx_002", "options": {"stem_width": 16}}
+    assert on_meta(narrow).network.stem.conv.out_channels == 16
+    assert create_model({"backbone": section, "head": "fcn", "num_classes": 2}).config.to_dict()["backbone"] == {
+        **section, "pretrained": False, "output_stride": 32, "checkpointing": False, "frozen": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            {"drop_path": 0.3},
+            "backbone.options: timm's convnext_atto refuses .*unexpected .* 'drop_path'",
+        ),
+        ({"drop_path_rate": "much"}, "backbone.options: timm's convnext_atto refuses {'drop_path_rate': 'much'}"),
+        ({"in_chans": 1}, "backbone.options.in_chans: the other keys of the configuration decide it; leave it out"),
+        ({"pretrained_cfg": {}}, "backbone.options.pretrained_cfg: the other keys"),
+        (3, "backbone.options: 3 is an int, expected keys and values"),
+    ],
+    ids=str,
+)
+def test_arguments_that_timm_refuses(options, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        create_backbone({"type": "timm", "name": "convnext_atto", "options": options})
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_a_network_of_the_hub(monkeypatch, tmp_path):
+    facts = {"architecture": "resnet10t", "num_classes": 3, "pretrained_cfg": {"input_size": [3, 64, 64]}}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    saved = perturb_norms(timm.create_model("resnet10t", num_classes=3)).eval()
+    save_file(saved.state_dict(), tmp_path / "model.safetensors")
+
+    def download(repo_id, filename, **_):
+        if repo_id != "someone/small" or not (tmp_path / filename).is_file():
+            raise OSError("Name or service not known\nand a long story")
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    for room in ("timm", "pretrained"):
+        monkeypatch.setattr(f"segtutor.factory.backbones.{room}.unreachable", lambda repository, files: None)
+    section = {"type": "timm", "name": "hf-hub:someone/small"}
+    assert get_backbone_channels(section) == [64, 128, 256, 512]
+    backbone = create_backbone({**section, "pretrained": True}).eval()
+    x = images(1, 3, 64, 65)
+    assert backbone(x).c4.equal(saved.forward_features(x))
+    with pytest.raises(
+        ConfigError, match=r"^backbone.name: hf-hub:someone/other could not be .*\(Name or service.*\): .*"
+    ):
+        create_backbone({"type": "timm", "name": "hf-hub:someone/other"})
 
 
 def test_the_name_must_be_there():

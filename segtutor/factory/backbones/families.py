@@ -1,13 +1,19 @@
 """The families of backbones that have a name here, and any other network of timm."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from segtutor.factory.backbones.pretrained import check_names, load_with_channels, local_weights
 from segtutor.factory.backbones.registry import Features, register_backbone
-from segtutor.factory.backbones.timm import ResNetV2Backbone, TimmBackbone, timm_options
+from segtutor.factory.backbones.timm import (
+    ResNetV2Backbone,
+    TimmBackbone,
+    check_larger_images,
+    check_options,
+    timm_options,
+)
 from segtutor.factory.backbones.vovnet import STAGES, VoVNet
 from segtutor.factory.config import ConfigError
 from segtutor.models.segformer import MIT_PRESETS, MixTransformer
@@ -226,7 +232,15 @@ def any_timm(
     name: str,
     pretrained: bool | str = False,
     output_stride: Literal[32, 16, 8] = 32,
+    options: dict[str, Any] | None = None,
 ) -> TimmBackbone:
-    """Any other network of timm that has maps at strides 4, 8, 16 and 32, by timm's name."""
+    """Any other network of timm that has maps at strides 4, 8, 16 and 32, by timm's name or as "hf-hub:owner/name".
+
+    ``options`` are further arguments for timm, such as ``drop_path_rate: 0.1``.
+    """
+    given = options or {}
+    check_options(given)
     weights = {"pretrained": pretrained, "output_stride": output_stride}
-    return TimmBackbone(name, in_channels, **weights, **timm_options(name, output_stride))
+    backbone = TimmBackbone(name, in_channels, **weights, **timm_options(name, output_stride, given))
+    check_larger_images(backbone, name, in_channels)
+    return backbone

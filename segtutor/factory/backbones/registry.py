@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from segtutor.factory.backbones.checkpointing import checkpoint_blocks
-from segtutor.factory.backbones.freezing import freeze
+from segtutor.factory.backbones.freezing import Frozen, freeze
 from segtutor.factory.config import ConfigError, parse, section_of, type_of
 
 STRIDES = (4, 8, 16, 32)
@@ -117,13 +117,14 @@ def list_backbone_uses() -> dict[str, str]:
 _COMMON = ("checkpointing", "frozen")
 
 
-def of_every_backbone(*, checkpointing: bool = False, frozen: bool = False) -> None:
+def of_every_backbone(*, checkpointing: bool = False, frozen: Frozen = False) -> None:
     """The keys that every backbone has.
 
     Args:
         checkpointing: keep only what enters each block, and compute the rest again in the backward pass: less memory,
             more time, the same gradients.
-        frozen: no gradients, and evaluation mode even while the model trains.
+        frozen: no gradients, and evaluation mode even while the model trains: true for all of it, "norms" for its
+            normalisations alone.
     """
 
 
@@ -161,7 +162,7 @@ def build_backbone(settings: Mapping[str, Any], in_channels: int) -> nn.Module:
     if settings.get("checkpointing"):
         checkpoint_blocks(backbone)
     if settings.get("frozen"):
-        freeze(backbone)
+        freeze(backbone, settings["frozen"])
     return backbone
 
 

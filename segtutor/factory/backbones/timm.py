@@ -2,16 +2,18 @@
 
 import contextlib
 import copy
+import json
 import logging
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segtutor.factory.backbones.norms import train_on_one_value
+from segtutor.factory.backbones.norms import KeepsActivations, adapt_norms
 from segtutor.factory.backbones.packaged import PACKAGES, packaged_weights
-from segtutor.factory.backbones.pretrained import check_connection, check_names, local_weights
+from segtutor.factory.backbones.pretrained import check_connection, check_names, local_weights, unreachable
 from segtutor.factory.backbones.registry import STRIDES, Features
 from segtutor.factory.config import ConfigError
 from segtutor.factory.messages import suggest
@@ -25,7 +27,7 @@ def _say_licence(name: str, licence: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _no_word_of_the_classifier():
+def _no_word_of_the_classifier() -> Iterator[None]:
     """Keep timm from warning that a backbone does not use the weights of the classifier."""
     builder = logging.getLogger("timm.models._builder")
 
@@ -39,7 +41,36 @@ def _no_word_of_the_classifier():
         builder.removeFilter(wanted)
 
 
-def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **options) -> nn.Module:
+def published(name: str) -> dict[str, Any]:
+    """What timm knows of the weights that were published for a network: size of its images, licence, classifier.
+
+    Args:
+        name: timm's name of the network, or "hf-hub:owner/name" for one whose configuration is on the Hugging Face hub.
+
+    Raises:
+        ConfigError: the hub could not be reached, or holds no such network.
+    """
+    import timm
+
+    _, of_hub, repository = name.partition(":")
+    if not of_hub:
+        known = timm.models.get_pretrained_cfg(name)
+        return {} if known is None else known.to_dict()
+    reason = unreachable(repository, ("config.json",))
+    if reason:
+        raise ConfigError(f"backbone.name: {name} is not on this machine, and the hub cannot be reached ({reason}).")
+    try:
+        with torch.device("meta"):
+            return dict(timm.create_model(name).pretrained_cfg)
+    except Exception as error:  # offline, no such repository, no network of timm in it: each has a type of its own
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ConfigError(
+            f"backbone.name: {name} could not be read from the hub ({reason}): connect to the internet once, or choose "
+            "a name that timm knows."
+        ) from None
+
+
+def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **options: Any) -> nn.Module:
     """Build a timm network, with random, published or local weights, and never one for another.
 
     Args:
@@ -53,8 +84,8 @@ def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **
     """
     import timm  # costs seconds to import, so only when a backbone is built
 
-    published = timm.models.get_pretrained_cfg(name)
-    weights = {"pretrained": pretrained is True}
+    known = published(name) if pretrained else {}
+    weights: dict[str, Any] = {"pretrained": pretrained is True}
     packaged = None
     if pretrained is True and name in PACKAGES:
         with torch.device("meta"):
@@ -65,14 +96,14 @@ def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **
         tensors = local_weights(pretrained)
         with torch.device("meta"):
             names = timm.create_model(name).state_dict()
-        classifier = published.classifier or ()
+        classifier = known.get("classifier") or ()
         spare = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         check_names(tensors, names, pretrained, name, spare)
         weights = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": tensors}}
-    elif pretrained and not published.has_weights:
+    elif pretrained and not any(known.get(source) for source in ("url", "file", "hf_hub_id")):
         raise ConfigError(f"backbone.pretrained: nobody published weights of {name}; use false, or the path of a file.")
     elif pretrained:
-        check_connection(published.hf_hub_id, name)
+        check_connection(known.get("hf_hub_id"), name)
     try:
         with _no_word_of_the_classifier():
             network = timm.create_model(name, in_chans=in_channels, **weights, **options)
@@ -85,11 +116,11 @@ def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **
             "the internet once, give the path of a local file, or use false."
         ) from error
     if pretrained is True and packaged is None:
-        _say_licence(name, published.license)
-    return train_on_one_value(network)
+        _say_licence(name, known.get("license"))
+    return adapt_norms(network)
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(KeepsActivations):
     """A timm network behind the interface of this package.
 
     Args:
@@ -130,17 +161,17 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """images (B, in_channels, H, W) to the four maps."""
-        height, width = images.shape[2:]
-        maps = self.network(pad_to_multiple(images, self.multiple))
+        maps = self.network(images if self.multiple == 1 else pad_to_multiple(images, self.multiple))
         if self.channels_last:
             maps = [map_.permute(0, 3, 1, 2) for map_ in maps]  # (B, h, w, C) to (B, C, h, w)
-        if height % self.multiple or width % self.multiple:
+        if self.multiple > 1:
+            height, width = images.shape[2:]
             sizes = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
             maps = [map_[:, :, :h, :w] for map_, (h, w) in zip(maps, sizes, strict=True)]
         return Features(*maps)
 
 
-class ResNetV2Backbone(nn.Module):
+class ResNetV2Backbone(KeepsActivations):
     """timm's pre-activation ResNet: what leaves its stages are raw sums, so each is normalised and activated here.
 
     c4 goes through the network's own last normalisation. c1 .. c3 get copies of the one that the next stage reads
@@ -155,6 +186,11 @@ class ResNetV2Backbone(nn.Module):
         self.channels = tuple(info["num_chs"] for info in self.network.feature_info[1:])
         self.strides = tuple(info["reduction"] for info in self.network.feature_info[1:])
 
+    def leave_unread(self, levels: Collection[int]) -> None:
+        """Take the norms of maps that nobody reads, 0 for c1, out of training, where they would get no gradients."""
+        for level in set(levels) & {0, 1, 2}:
+            self.norms[level].requires_grad_(False)
+
     def forward(self, images: Tensor) -> Features:
         """images (B, in_channels, H, W) to the four maps."""
         x, maps = self.network.stem(images), []
@@ -164,42 +200,70 @@ class ResNetV2Backbone(nn.Module):
         return Features(*maps)
 
 
+RESERVED = {"features_only", "in_chans", "multiple", "num_classes", "out_indices", "output_stride", "strict_img_size"}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse arguments of timm that are not the user's to give."""
+    for key in options:
+        if key in RESERVED or key.startswith(("pretrained", "checkpoint")):
+            raise ConfigError(f"backbone.options.{key}: the other keys of the configuration decide it; leave it out.")
+
+
+def timm_options(name: str, output_stride: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a timm network give four maps of images of any size, found by trying, on the meta device.
+
+    Args:
+        name: timm's name of the network.
+        output_stride: that its last map shall have.
+        options: further arguments for timm.
+
+    Raises:
+        ConfigError: timm has no such network, or it cannot be made to.
+    """
+    return dict(_found_options(name, output_stride, json.dumps(options, sort_keys=True)))
+
+
 @cache
-def timm_options(name: str, output_stride: int) -> dict[str, Any]:
-    """What makes a timm network give four maps of images of any size, found by trying, on the meta device."""
+def _found_options(name: str, output_stride: int, options_text: str) -> dict[str, Any]:
     import timm
 
-    if not timm.is_model(name):
+    given: dict[str, Any] = json.loads(options_text)
+    if ":" not in name and not timm.is_model(name):
         raise ConfigError(f"backbone.name: timm has no '{name}'; {suggest(name, timm.list_models())}")
+    usual = published(name).get("input_size", (3, 224, 224))[-1]
     with torch.device("meta"):
-        options = {"strict_img_size": False}  # of Swin and its kin; the others do not know it
+        options = {**given, "strict_img_size": False}  # of Swin and its kin; the others do not know it
         try:
             network = timm.create_model(name, features_only=True, **options)
         except Exception:  # networks differ in how they refuse
-            options = {}
-            network = _maps_or_error(name)
+            options = given
+            network = _maps_or_error(name, given)
         reductions = [info["reduction"] for info in network.feature_info.info]
         if not set(STRIDES) <= set(reductions):
             has = ", ".join(map(str, sorted(set(reductions))))
             raise ConfigError(f"backbone.name: {name} has maps at strides {has}, and a backbone needs 4, 8, 16 and 32.")
         last = {stride: index for index, stride in enumerate(reductions)}
-        options["out_indices"] = tuple(last[stride] for stride in STRIDES)
+        options = {**options, "out_indices": tuple(last[stride] for stride in STRIDES)}
         if output_stride != 32:
             _check_dilates(name, output_stride, **options)
-        return options | {"multiple": _smallest_multiple(TimmBackbone(name, 3, **options), name)}
+        return options | {"multiple": _smallest_multiple(TimmBackbone(name, 3, **options), usual, name)}
 
 
-def _maps_or_error(name: str) -> nn.Module:
+def _maps_or_error(name: str, options: Mapping[str, Any]) -> nn.Module:
     import timm
 
     try:
-        return timm.create_model(name, features_only=True)
+        return timm.create_model(name, features_only=True, **options)
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
+        if options:
+            _maps_or_error(name, {})  # the options are to blame, or the network
+            raise ConfigError(f"backbone.options: timm's {name} refuses {dict(options)} ({reason}).") from None
         raise ConfigError(f"backbone.name: {name} cannot give four maps ({reason}); choose another network.") from None
 
 
-def _check_dilates(name: str, output_stride: int, **options) -> None:
+def _check_dilates(name: str, output_stride: int, **options: Any) -> None:
     wanted = tuple(min(stride, output_stride) for stride in STRIDES)
     with contextlib.suppress(Exception):
         if TimmBackbone(name, 3, output_stride=output_stride, **options).strides == wanted:
@@ -211,11 +275,8 @@ def _check_dilates(name: str, output_stride: int, **options) -> None:
 
 
 @torch.no_grad()
-def _smallest_multiple(backbone: TimmBackbone, name: str) -> int:
+def _smallest_multiple(backbone: TimmBackbone, usual: int, name: str) -> int:
     """The least of a few numbers whose multiples the network takes as sides of images."""
-    import timm
-
-    usual = timm.models.get_pretrained_cfg(name).input_size[-1]
     backbone.eval()
     for multiple in (1, 32, 64, usual):
         with contextlib.suppress(Exception):
@@ -233,3 +294,30 @@ def _maps_fit(backbone: TimmBackbone, size: tuple[int, int], multiple: int) -> b
         and all(0 <= -(-side // stride) - got <= 1 for side, got in zip(size, map_.shape[2:], strict=True))
         for map_, channels, stride in zip(features.maps, backbone.channels, backbone.strides, strict=True)
     )
+
+
+@torch.no_grad()
+def check_larger_images(backbone: TimmBackbone, name: str, in_channels: int) -> None:
+    """Refuse a network whose tables of positions end at the size of the images that it was published for.
+
+    The meta device, on which all else is found out, looks nothing up in a table. A network that is padded to whole
+    windows of the published size has its tables for each window, and need not be tried.
+
+    Raises:
+        ConfigError: it fails at a larger image.
+    """
+    known = published(name)
+    usual = known.get("input_size", (3, 224, 224))[-1]
+    first = next(backbone.parameters())
+    if not known.get("fixed_input_size") or backbone.multiple >= usual or first.is_meta:
+        return
+    training = backbone.training
+    try:
+        backbone.eval()(torch.zeros(1, in_channels, usual + 1, 32, device=first.device, dtype=first.dtype))
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ConfigError(
+            f"backbone.name: {name} fails at images of more than {usual} pixels ({reason}); choose another network."
+        ) from None
+    finally:
+        backbone.train(training)

@@ -20,11 +20,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from segtutor.factory.backbones.norms import adapt_norms
 from segtutor.factory.backbones.registry import Features
 from segtutor.factory.config import Count
 from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.factory.heads.context import rates_at
-from segtutor.layers import BatchNorm2d, conv_norm_relu, resize
+from segtutor.layers import conv_norm_relu, resize
 
 
 class MapsAsEncoder(nn.Module):
@@ -67,10 +68,7 @@ def smp_decoder(architecture: str, out_channels: Sequence[int], **options: Any) 
         network = smp.create_model(architecture, name, encoder_weights=None, **options)
     finally:
         del smp.encoders.encoders[name]
-    for layer in network.decoder.modules():
-        if type(layer) is nn.BatchNorm2d:  # so that a single image can train on a 1x1 map
-            layer.__class__ = BatchNorm2d
-    return network.decoder
+    return adapt_norms(network.decoder)
 
 
 class SMPHead(Head):
