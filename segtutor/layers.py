@@ -6,6 +6,7 @@ Everything here is small on purpose: a reader of a model file should never have 
 from collections.abc import Sequence
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,7 +22,8 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
         Tensor (B, C, H, W).
     """
     # align_corners=False keeps pixel centres where they are at every scale; True would stretch the grid to its corners.
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    # Side by side, and not tuple(size), which torch.fx cannot take apart.
+    return F.interpolate(x, size=(size[0], size[1]), mode="bilinear", align_corners=False)
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
@@ -48,10 +50,30 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W) per channel; same shape out."""
-        values_per_channel = x.numel() // x.shape[1]
-        if self.training and values_per_channel == 1 and self.running_mean is not None:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return super().forward(x)
+        statistics = (self.running_mean, self.running_var, self.num_batches_tracked)
+        return batch_norm(x, statistics, self.weight, self.bias, self.training, self.momentum, self.eps)
+
+
+def batch_norm(
+    x: Tensor,
+    statistics: tuple[Tensor | None, Tensor | None, Tensor | None],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """What `BatchNorm2d` computes: a function of its own, so that torch.fx takes it for one step."""
+    mean, variance, batches = statistics
+    if mean is not None and (not training or x.numel() == x.shape[1]):
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+    if batches is not None:
+        batches.add_(1)
+        momentum = 1.0 / float(batches) if momentum is None else momentum
+    return F.batch_norm(x, mean, variance, weight, bias, True, momentum or 0.0, eps)
+
+
+torch.fx.wrap("batch_norm")
 
 
 def conv_norm_relu(

@@ -72,6 +72,34 @@ def test_tools_that_look_into_models_find_tuples_of_tensors():
     assert all(isinstance(leaf, torch.Tensor) for output in seen.values() for leaf in output)
 
 
+@pytest.mark.parametrize("name", ["resnet18-ultrafast_segformer", "resnetv2_50-aspp", "convnext-tiny-fcn"])
+@torch.no_grad()
+def test_torch_fx_takes_a_model_apart(name):
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    model = perturb_norms(seeded(create_model, name, num_classes=3)).eval()
+    traced, x = torch.fx.symbolic_trace(model), images(1, 3, 65, 97)
+    assert traced(x).equal(model(x))
+    cut = create_feature_extractor(model, {"head.classifier": "logits"})
+    assert cut(x)["logits"].equal(model.forward_features(x)[1].logits)
+    with pytest.raises(ValueError, match="smallest side"):
+        traced(images(1, 3, 16, 97))
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+@pytest.mark.parametrize("head", [name for name in heads.list_heads() if ":" not in name])
+def test_whatever_learns_gets_a_gradient(head, auxiliary):
+    """DistributedDataParallel stops at parameters that have none."""
+    config = {"backbone": "resnetv2_50", "head": head, "num_classes": 2, "auxiliary": auxiliary, "device": "meta"}
+    model = create_model(config)
+    outputs = model(torch.empty(2, 3, 64, 64, device="meta"), auxiliary=auxiliary)
+    sum(map(torch.sum, outputs)).backward() if auxiliary else outputs.sum().backward()
+    without = {
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    }
+    assert not without
+
+
 def test_short_names_are_configurations():
     short = create_model("resnet34-fcn", num_classes=11)
     long = create_model({"backbone": {"type": "resnet", "depth": 34}, "head": {"type": "fcn"}, "num_classes": 11})
@@ -94,7 +122,7 @@ GOOD = {"backbone": RESNET18, "head": {"type": "fcn"}, "num_classes": 4}
         ({"backbone": {**RESNET18, "depth": 19}}, "backbone.depth: 19 is not possible; did you mean 18, 34 or 50"),
         ({"backbone": {**RESNET18, "depth": "18"}}, "backbone.depth: '18' is not possible; did you mean 18"),
         ({"backbone": {**RESNET18, "output_stride": 4}}, "backbone.output_stride: 4 .*did you mean 8, 16 or 32"),
-        ({"backbone": {**RESNET18, "pretrained": 1}}, "backbone.pretrained: 1 is a int, expected bool or str"),
+        ({"backbone": {**RESNET18, "pretrained": 1}}, "backbone.pretrained: 1 is an int, expected bool or str"),
         ({"backbone": 18}, "backbone"),
         ({"head": {"type": "fnc"}}, "head.type: 'fnc' is unknown; did you mean .*'fcn'"),
         ({"head": {"type": "fcn", "dropout": "much"}}, "head.dropout: 'much' is a str, expected float"),

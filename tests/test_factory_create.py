@@ -195,6 +195,35 @@ def test_what_a_model_knows_of_its_data():
         tiny(info=ModelInfo(("a", "b")))
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"mean": (0.5, 0.5, 0.5)}, "info.mean: 3 values, but the model's images have in_channels=1"),
+        ({"std": ()}, "info.std: 0 values"),
+        ({"std": (0.0,)}, r"info.std: images are divided by \[0.0\], so each must be above 0"),
+        ({"mean": (float("nan"),)}, r"info.mean: \[nan\] are not all finite"),
+        ({"palette": ((0, 0, 0),)}, "info.palette: 1 colours for 2 classes; give one"),
+    ],
+    ids=str,
+)
+def test_facts_that_do_not_fit_the_model(change, says):
+    info = ModelInfo(**{"classes": ("a", "b"), "mean": (0.5,), "std": (0.2,), **change})
+    with pytest.raises(ConfigError, match=says):
+        create_model("resnet18-fcn", num_classes=2, in_channels=1, info=info)
+
+
+def test_a_reloaded_model_is_frozen_only_where_that_is_asked_for(tmp_path):
+    frozen = create_model({"backbone": {"type": "resnet", "depth": 18, "frozen": True}, "head": "fcn"}, num_classes=2)
+    frozen.save_pretrained(tmp_path)
+    for what in (False, "norms", True):
+        again = SegmentationModel.from_pretrained(tmp_path, **({} if what is False else {"frozen": what})).train()
+        norms = [layer for layer in again.backbone.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        learns = [parameter.requires_grad for parameter in again.backbone.parameters()]
+        assert again.config.backbone["frozen"] is what or again.config.backbone["frozen"] == what
+        assert all(layer.training for layer in norms) == (what is False)
+        assert (all(learns), any(learns)) == {False: (True, True), "norms": (False, True), True: (False, False)}[what]
+
+
 class TestAuxiliaryOutput(AuxiliaryContract):
     def build(self, num_classes, auxiliary=False):
         return tiny(num_classes, auxiliary=auxiliary)

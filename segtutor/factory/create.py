@@ -35,8 +35,6 @@ def create_model(config: Any, *, info: ModelInfo | None = None, **settings: Any)
         >>> model = create_model("resnet18-fcn", num_classes=11)
     """
     checked = parse_config(config, **settings)
-    if info is not None and len(info.classes) != checked.num_classes:
-        raise ConfigError(f"num_classes: {checked.num_classes}, but info names {len(info.classes)} classes.")
     with _seeded(checked.seed):
         model = SegmentationModel(checked, info)
     return model if checked.device is None else model.to(_device(checked.device))

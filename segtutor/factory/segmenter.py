@@ -1,21 +1,25 @@
 """The model that the factory builds: a backbone, a head, and logits at the size of the images."""
 
 import dataclasses
+import math
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.fx
 from torch import Tensor, nn
 
-from segtutor.factory.backbones.registry import Features, build_backbone
+from segtutor.factory.backbones.freezing import Frozen, freeze
+from segtutor.factory.backbones.registry import STRIDES, Features, build_backbone
 from segtutor.factory.config import ConfigError, ModelConfig
 from segtutor.factory.heads.base import HeadOutput, build_head
 from segtutor.factory.heads.fcn import FCNHead
 from segtutor.factory.parse import parse_config
 from segtutor.factory.saved import read_model, upload, write_model
 from segtutor.layers import check_auxiliary, check_images, resize
+
+torch.fx.wrap("check_images")  # one step of a traced graph, not to be looked into
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,25 @@ class ModelInfo:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     input_size: tuple[int, int] | None = None
     value_range: tuple[float, float] = (0.0, 255.0)
+
+    def check(self, num_classes: int, in_channels: int) -> None:
+        """Raise ConfigError unless these facts fit a model of so many classes and channels."""
+        if len(self.classes) != num_classes:
+            raise ConfigError(f"num_classes: {num_classes}, but info names {len(self.classes)} classes.")
+        if self.palette and len(self.palette) != num_classes:
+            raise ConfigError(
+                f"info.palette: {len(self.palette)} colours for {num_classes} classes; give one for each."
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != in_channels:
+                raise ConfigError(
+                    f"info.{name}: {len(values)} values, but the model's images have in_channels={in_channels}; give "
+                    "one for each channel."
+                )
+            if not all(math.isfinite(value) for value in values):
+                raise ConfigError(f"info.{name}: {list(values)} are not all finite numbers.")
+        if min(self.std) <= 0:
+            raise ConfigError(f"info.std: images are divided by {list(self.std)}, so each must be above 0.")
 
     @classmethod
     def of(cls, spec: Any, input_size: tuple[int, int] | None = None) -> "ModelInfo":
@@ -74,6 +97,8 @@ class SegmentationModel(nn.Module):
     def __init__(self, config: ModelConfig, info: ModelInfo | None = None):
         super().__init__()
         self.config = config
+        if info is not None:
+            info.check(config.num_classes, config.in_channels)
         self.info = ModelInfo.unknown(config.num_classes, config.in_channels) if info is None else info
         self.in_channels = config.in_channels
         self.backbone = build_backbone(config.backbone, config.in_channels)
@@ -81,6 +106,15 @@ class SegmentationModel(nn.Module):
         self.head = build_head(config.head, channels, strides, config.num_classes)
         # The plain head reads a backbone's last map; shown c3 in its place, it is the auxiliary head of PSPNet's paper.
         self.auxiliary = FCNHead((channels[2],) * 4, strides, config.num_classes) if config.auxiliary else None
+        self._leave_unread()
+
+    def _leave_unread(self) -> None:
+        """Where a backbone has layers for each map, those of maps that nobody reads are not trained."""
+        read = {STRIDES.index(stride) for stride in getattr(self.head, "in_strides", STRIDES)}
+        if self.auxiliary is not None:
+            read.add(2)
+        if hasattr(self.backbone, "leave_unread"):
+            self.backbone.leave_unread({0, 1, 2, 3} - read)
 
     def forward_features(self, images: Tensor) -> tuple[Features, HeadOutput]:
         """Everything before the final resize: the four maps, and logits and embedding at the head's stride."""
@@ -98,13 +132,34 @@ class SegmentationModel(nn.Module):
         Raises:
             ValueError: auxiliary logits of a model that was built without an auxiliary head.
         """
-        check_auxiliary(auxiliary, self.auxiliary)
+        wanted = auxiliary is True  # where torch.fx traces, it is a stand-in that has no truth value
+        check_auxiliary(wanted, self.auxiliary)
         features, output = self.forward_features(images)
         logits = resize(output.logits, images.shape[2:])  # (B, num_classes, H, W)
-        if not auxiliary:
+        if not wanted:
             return logits
         coarse = self.auxiliary(features._replace(c4=features.c3)).logits  # (B, num_classes, H/16, W/16)
         return logits, resize(coarse, images.shape[2:])  # (B, num_classes, H, W) twice
+
+    def freeze_backbone(self, what: Frozen = True) -> "SegmentationModel":
+        """Freeze the backbone, or its normalisations alone, or thaw it.
+
+        What is frozen gets no gradients, and stays in evaluation mode while the rest trains.
+
+        Args:
+            what: True: the whole backbone; "norms": its layers that normalise by running statistics; False: nothing.
+
+        Returns:
+            The model, changed in place.
+
+        Raises:
+            ConfigError: there are no such layers.
+        """
+        freeze(self.backbone, what)
+        self._leave_unread()
+        self.backbone.train(self.training)
+        self.config = dataclasses.replace(self.config, backbone={**self.config.backbone, "frozen": what})
+        return self
 
     def save_pretrained(self, folder: Path | str) -> Path:
         """Write ``model.safetensors`` and ``config.json`` into a folder, each complete or not at all.
@@ -118,12 +173,16 @@ class SegmentationModel(nn.Module):
         return write_model(folder, self.config.to_dict(), dataclasses.asdict(self.info), self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, name: Path | str, *, device: str | None = None) -> "SegmentationModel":
+    def from_pretrained(
+        cls, name: Path | str, *, device: str | None = None, frozen: Frozen = False
+    ) -> "SegmentationModel":
         """Rebuild a saved model from its folder, or from a repository of the Hugging Face hub.
 
         Args:
             name: the folder, or the repository as "owner/name".
             device: where the model is put; None leaves it on the CPU.
+            frozen: what of the backbone is frozen, as for `freeze_backbone`; what was frozen when the model was saved
+                is not frozen again.
 
         Returns:
             The model, in evaluation mode.
@@ -132,15 +191,19 @@ class SegmentationModel(nn.Module):
             ConfigError: the folder is missing or holds no saved model, or the hub could not be reached.
         """
         folder, facts, tensors = read_model(name)
-        plain = {**facts["config"], "seed": None, "device": None}
-        if "pretrained" in plain["backbone"]:  # its weights are in the folder
-            plain["backbone"] = {**plain["backbone"], "pretrained": False}
-        model = cls(parse_config(plain))
-        model.config = dataclasses.replace(model.config, **_kept(facts["config"]))
+        config = {**facts["config"], "seed": None, "device": None}
+        weights = {"pretrained": False} if "pretrained" in config["backbone"] else {}  # they are in the folder
+        config["backbone"] = {**config["backbone"], "frozen": frozen, **weights}
+        model = cls(parse_config(config))
+        origin = {key: _tuples(facts["config"]["backbone"][key]) for key in weights}  # where they came from at first
+        model.config = dataclasses.replace(
+            model.config, backbone={**model.config.backbone, **origin}, seed=facts["config"].get("seed")
+        )
         try:
             model.info = ModelInfo(**{key: _tuples(value) for key, value in facts["info"].items()})
             model.load_state_dict(tensors)
-        except (RuntimeError, TypeError) as error:
+            model.info.check(model.config.num_classes, model.config.in_channels)
+        except (RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{folder}: config.json and model.safetensors are not of one model: {reason}") from None
         return model.eval() if device is None else model.eval().to(device)
@@ -158,15 +221,6 @@ class SegmentationModel(nn.Module):
         """
         with tempfile.TemporaryDirectory() as folder:
             return upload(self.save_pretrained(folder), name, private=private, token=token)
-
-
-def _kept(config: Mapping) -> dict:
-    """Settings of a saved configuration that say where its weights came from, not what to build."""
-    return {"backbone": _tuples_in(config["backbone"]), "seed": config.get("seed")}
-
-
-def _tuples_in(section: Mapping) -> dict:
-    return {key: _tuples(value) for key, value in section.items()}
 
 
 def _tuples(value: Any) -> Any:

@@ -87,6 +87,7 @@ class OCNetHead(Head):
     ):
         super().__init__()
         key_dim = max(1, proj_dim // 2) if key_dim is None else key_dim
+        self.dilated = strides[3] == strides[1]
         self.reduce = conv_norm_relu(channels[3], proj_dim)
         self.attention = SelfAttention(proj_dim, key_dim, key_dim, proj_dim)
         self.project = conv_norm_relu(2 * proj_dim, proj_dim, kernel=1)
@@ -96,8 +97,7 @@ class OCNetHead(Head):
     def reduced(self, features: Features) -> Tensor:
         """What attends to itself: c4 narrowed, at stride 8, (B, proj_dim, H/8, W/8)."""
         x = self.reduce(features.c4)  # (B, 512, H/32, W/32), or at 8 if dilated
-        size = features.c2.shape[2:]
-        return x if x.shape[2:] == size else resize(x, size)  # (B, 512, H/8, W/8)
+        return x if self.dilated else resize(x, features.c2.shape[2:])  # (B, 512, H/8, W/8)
 
     def forward(self, features: Features) -> HeadOutput:
         """Four maps to logits and embedding at stride 8."""
