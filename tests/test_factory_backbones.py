@@ -715,6 +715,10 @@ def test_timms_own_arguments_pass():
         ({"drop_path_rate": "much"}, "backbone.options: timm's convnext_atto refuses {'drop_path_rate': 'much'}"),
         ({"in_chans": 1}, "backbone.options.in_chans: the other keys of the configuration decide it; leave it out"),
         ({"pretrained_cfg": {}}, "backbone.options.pretrained_cfg: the other keys"),
+        (
+            {"act_layer": nn.GELU},
+            "backbone.options: Object of type type is not JSON serializable; a configuration holds",
+        ),
         (3, "backbone.options: 3 is an int, expected keys and values"),
     ],
     ids=str,

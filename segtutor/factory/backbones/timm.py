@@ -221,7 +221,11 @@ def timm_options(name: str, output_stride: int, options: Mapping[str, Any]) -> d
     Raises:
         ConfigError: timm has no such network, or it cannot be made to.
     """
-    return dict(_found_options(name, output_stride, json.dumps(options, sort_keys=True)))
+    try:
+        options_text = json.dumps(options, sort_keys=True)
+    except TypeError as error:
+        raise ConfigError(f"backbone.options: {error}; a configuration holds numbers, text and lists.") from None
+    return dict(_found_options(name, output_stride, options_text))
 
 
 @cache
