@@ -168,6 +168,15 @@ def test_bits_of_two_kinds_are_not_mixed(tmp_path):
         read_image(save(tmp_path / "c.tif", rng.random((6, 8)).astype(np.float32)), 1)
 
 
+def test_files_that_cannot_be_read_do_not_hide_the_range_of_the_others(tmp_path):
+    deep = [save(tmp_path / f"{i}.png", np.full((6, 8), 2000, np.uint16)) for i in range(3)]
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    cut = save(tmp_path / "cut.png", rng.integers(0, 60000, (60, 80), np.uint16))
+    cut.write_bytes(cut.read_bytes()[:2000])
+    assert measure_range([tmp_path / "broken.png", cut, *deep]) == (0, 4095)
+    assert measure_range([tmp_path / "broken.png"]) == measure_range([cut]) == (0, 255)
+
+
 @many
 @given(
     st.sampled_from(["uint8", "uint16", "int32", "float32"]),

@@ -128,29 +128,36 @@ def measure_range(paths: Sequence[Path]) -> tuple[float, float]:
     """The range of the images of a set, by looking at up to 256 of them.
 
     8-bit files: 0 to 255. Floats from 0 to 1: 0 to 1. Other numbers from 0 up: 0 to the largest number of 8, 10, 12, 14
-    or 16 bits that is needed. Everything else, such as CT numbers: from the smallest to the largest value.
+    or 16 bits that is needed. Everything else, such as CT numbers: from the smallest to the largest value. Files that
+    cannot be read are passed over here, and named when their turn comes.
 
     Raises:
-        DataError: If some images have 8 bits and others more, or a value is not finite.
+        DataError: If some images have 8 bits and others more, or no value is finite.
     """
-    paths = [paths[i] for i in evenly(len(paths), 256)]
-    deep = [path for path in paths if glance(path).deep]
-    if not deep:
-        return EIGHT_BITS
-    if len(deep) < len(paths):
-        shallow = next(path for path in paths if path not in set(deep))
+    deep: list[Path] = []
+    plain: list[Path] = []
+    for path in (paths[i] for i in evenly(len(paths), 256)):
+        with contextlib.suppress(DataError):
+            (deep if glance(path).deep else plain).append(path)
+    if deep and plain:
         raise DataError(
-            f"{deep[0]} has more than 8 bits a value, but {shallow} has 8: save all images alike, or declare what "
+            f"{deep[0]} has more than 8 bits a value, but {plain[0]} has 8: save all images alike, or declare what "
             "becomes 0 and 1 with value_range=(low, high)",
             kind="range",
         )
-    least, most, floats = math.inf, -math.inf, False
+    least, most, floats, read = math.inf, -math.inf, False, 0
     for path in deep:
-        values = read_values(path)
+        try:
+            values = read_values(path)
+        except DataError:
+            continue
+        read += 1
         finite = values[np.isfinite(values)]  # the rest is refused, by name, when the file is read
         if finite.size:
             least, most = min(least, float(finite.min())), max(most, float(finite.max()))
             floats = floats or values.dtype.kind == "f"
+    if not read:
+        return EIGHT_BITS
     if least > most:
         raise DataError(f"{deep[0]} and {len(deep) - 1} more images hold no finite value: replace NaN before training")
     return snapped(least, most, floats)
