@@ -201,6 +201,30 @@ def test_training_trains_on_augmented_images(tmp_path, config, monkeypatch):
     assert (rules["gradient_clip"], rules["save_every"], rules["seed"], rules["schedule"](0, 6)) == (1.0, 1, 0, 0.5)
 
 
+def test_small_images_are_refused_before_a_folder_is_made(tmp_path, config):
+    with pytest.raises(
+        ConfigError, match="data: the images of training are 16 x 32 pixels, .* sides of 32: give"
+    ):
+        runs.train(config, ["data.augmentation.crop=[16,32]"], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_sections_evaluation_and_logging_are_followed(tmp_path, config, capsys):
+    pytest.importorskip("tensorboard")
+    changes = ["evaluation.boundary_width=null", "evaluation.batch_size=3", "logging={every: 3, tensorboard: true}"]
+    run = tmp_path / "run"
+    assert cli.main(["train", "--config", config, *changes, "--out", str(run)]) == 0
+    lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if "loss" in line]
+    assert lines == ["step 3/6", "step 6/6"]
+    [(_, scores)] = json.loads((run / "history.json").read_text())["validation"]
+    assert "miou" in scores and "boundary_miou" not in scores
+    assert list((run / "tensorboard").glob("events.*"))
+    assert cli.main(["evaluate", str(run), "--split", "val"]) == 0
+    assert "borders" not in capsys.readouterr().out.splitlines()[-1]
+    scored = json.loads((run / "scores.json").read_text())["val"]
+    assert "iou" in scored and "boundary_iou" not in scored
+
+
 def test_the_loss_leaves_out_what_the_data_leave_out(tmp_path, folder, monkeypatch):
     given = {}
 
