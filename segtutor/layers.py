@@ -88,7 +88,7 @@ def conv_norm_relu(
         # The normalisation that follows subtracts the mean, so a bias here could not change anything.
         nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False),
         BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),  # not in place: whoever looks at the layer before would see its output rectified
     )
 
 

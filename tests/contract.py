@@ -150,6 +150,44 @@ class ModelContract:
             assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
             assert parameter.grad.any(), f"the gradient of {name} is zero"
 
+    def test_hooks_see_what_a_layer_returned(self, build):
+        """Nothing that comes later may write into a layer's output, or whoever kept it keeps something else."""
+        model, seen = seeded(build, 3).eval(), []
+
+        def keep(name):
+            return lambda module, args, output: seen.append((name, output, copy.deepcopy(output)))
+
+        for name, layer in model.named_modules():
+            layer.register_forward_hook(keep(name))
+        with torch.no_grad():
+            model(images(1, 3, 32, 45))
+        changed = [
+            name for name, output, before in seen if isinstance(output, torch.Tensor) and not output.equal(before)
+        ]
+        assert seen and changed == []
+
+    def test_backward_hooks_see_every_layer(self, build):
+        model, seen = seeded(build, 3).train(), set()
+        own = {name for name, layer in model.named_modules() if list(layer.parameters(recurse=False))}
+        layers = {name: model.get_submodule(name) for name in own if list(model.get_submodule(name).children()) == []}
+        for name, layer in layers.items():
+            layer.register_full_backward_hook(lambda module, inner, outer, name=name: seen.add(name))
+        model(images(2, 3, 32, 45)).square().mean().backward()
+        assert layers.keys() - seen == {name for name in layers if self.unused and name.startswith(self.unused)}
+
+    def test_survives_the_conversion_to_synchronised_norms(self, build):
+        model = perturb_norms(seeded(build, 3)).eval()
+        x = images(2, 3, 40, 33)
+        with torch.no_grad():
+            expected = model(x)
+            converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+            torch.testing.assert_close(converted(x), expected, rtol=0, atol=1e-6)
+        norms = [
+            sum(isinstance(m, kind) for m in net.modules())
+            for net, kind in ((model, nn.BatchNorm2d), (converted, nn.SyncBatchNorm))
+        ]
+        assert norms[0] == norms[1]
+
     def test_learns_one_batch_by_heart(self, build):
         steps, lr = self.overfit
         # Two images of blocks: the colour of a block says its class.

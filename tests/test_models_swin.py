@@ -1,6 +1,8 @@
 """Swin: torchvision's numbers, windows that shift and never reach across a border, any size of image."""
 
+import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -347,6 +349,39 @@ def test_weights_of_another_network_are_refused(change, says):
     theirs = torchvision.models.swin_transformer.SwinTransformer([4, 4], num_classes=2, **options)
     with pytest.raises(ValueError, match=says):
         transplant(theirs, SwinTransformer(**{**NARROW, **change}))
+
+
+@pytest.mark.parametrize("assign", [True, False])
+@torch.no_grad()
+def test_a_model_made_without_numbers_is_whole_after_loading(assign):
+    source, x = seeded(SwinTransformer, **NARROW).eval(), images(1, 3, 64, 48)
+    with torch.device("meta"):
+        model = SwinTransformer(**NARROW).eval()
+    if not assign:
+        model.to_empty(device="cpu")
+        for layer in model.modules():
+            if isinstance(layer, swin.WindowAttention):
+                layer.index.zero_()  # as good as what to_empty leaves
+    model.load_state_dict(source.state_dict(), assign=assign)
+    for copied in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert all(found.equal(wanted) for found, wanted in zip(copied(x), source(x), strict=True))
+
+
+@torch.no_grad()
+def test_a_model_made_without_numbers_is_whole_after_a_transplant():
+    options = {"embed_dim": 4, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 2, 4], "window_size": [4, 4]}
+    theirs = torchvision.models.swin_transformer.SwinTransformer([4, 4], num_classes=2, **options)
+    theirs = perturb(theirs).eval()
+    with torch.device("meta"):
+        model = SwinTransformer(**NARROW).eval()
+    model.to_empty(device="cpu")
+    for layer in model.modules():
+        if isinstance(layer, swin.WindowAttention):
+            layer.index.zero_()
+    transplant(theirs, model)
+    x = images(1, 3, 128, 160)
+    for found, wanted in zip(model(x), their_maps(theirs, x), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("preset", "letter"), [("swin_t", "T"), ("swin_s", "S"), ("swin_b", "B"), ("tiny", None)])

@@ -254,10 +254,10 @@ def test_coco_weights_fill_the_whole_network(downloader, tmp_path):
 
 # ------------------------------------------------------------------------------------------ the same model, otherwise
 SAME = {
-    "FCN32s": (partial(FCN32s, **NARROW), {"score_fr", "upscore32"}),
-    "FCN16s": (partial(FCN16s, **NARROW), {"score_fr", "score_pool4", "upscore2", "upscore16"}),
+    "FCN32s": (partial(FCN32s, score_init="he", **NARROW), {"score_fr", "upscore32"}),
+    "FCN16s": (partial(FCN16s, score_init="he", **NARROW), {"score_fr", "score_pool4", "upscore2", "upscore16"}),
     "FCN8s": (
-        partial(FCN8s, **NARROW),
+        partial(FCN8s, score_init="he", **NARROW),
         {"score_fr", "score_pool4", "score_pool3", "upscore2", "upscore_pool4", "upscore8"},
     ),
     "UNet": (partial(UNet, base=2, batch_norm=True), {"score"}),

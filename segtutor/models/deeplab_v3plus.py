@@ -35,7 +35,7 @@ def separable_conv_norm_relu(in_channels: int, out_channels: int, dilation: int 
         nn.Conv2d(in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False),
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
     )
 
 

@@ -49,7 +49,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, h, w) to (B, width, h/stride, w/stride)."""
-        residual = F.relu(self.bn1(self.conv1(x)), inplace=True)  # (B, width, h/s, w/s)
+        residual = F.relu(self.bn1(self.conv1(x)))  # (B, width, h/s, w/s)
         residual = self.bn2(self.conv2(residual))
         return F.relu(residual + self.shortcut(x), inplace=True)
 
@@ -72,8 +72,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, h, w) to (B, 4 width, h/stride, w/stride)."""
-        residual = F.relu(self.bn1(self.conv1(x)), inplace=True)  # (B, width, h, w)
-        residual = F.relu(self.bn2(self.conv2(residual)), inplace=True)  # (B, width, h/s, w/s)
+        residual = F.relu(self.bn1(self.conv1(x)))  # (B, width, h, w)
+        residual = F.relu(self.bn2(self.conv2(residual)))  # (B, width, h/s, w/s)
         residual = self.bn3(self.conv3(residual))  # (B, 4 width, h/s, w/s)
         return F.relu(residual + self.shortcut(x), inplace=True)
 
@@ -170,7 +170,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, in_channels, H, W) to [conv2_x, conv3_x, conv4_x, conv5_x]; channels as for a bottleneck."""
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)  # (B, 64, H/2, W/2)
+        x = F.relu(self.bn1(self.conv1(images)))  # (B, 64, H/2, W/2)
         conv2_x = self.conv2_x(self.maxpool(x))  # (B, 256, H/4, W/4)
         conv3_x = self.conv3_x(conv2_x)  # (B, 512, H/8, W/8)
         conv4_x = self.conv4_x(conv3_x)  # (B, 1024, H/16, W/16)

@@ -68,7 +68,7 @@ def decoder_stage(stage: int, in_channels: int, out_channels: int) -> nn.Sequent
         width = out_channels if i == 1 else in_channels
         layers[f"conv{stage}_{i}"] = nn.Conv2d(in_channels, width, 3, padding=1)
         layers[f"bn{stage}_{i}"] = BatchNorm2d(width)
-        layers[f"relu{stage}_{i}"] = nn.ReLU(inplace=True)
+        layers[f"relu{stage}_{i}"] = nn.ReLU()
     return nn.Sequential(layers)
 
 

@@ -71,6 +71,11 @@ def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], lik
     return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, float("-inf"))[:, None]
 
 
+def restore_index(attention: nn.Module, _: object) -> None:
+    """Compute the index anew after loading: it is in no file, and a model made on the meta device has no numbers."""
+    attention.index = relative_index(attention.window).to(attention.bias_table.device)
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows, with a learned bias for each offset (Section 3.2, equation 4).
 
@@ -90,6 +95,7 @@ class WindowAttention(nn.Module):
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))  # (169, heads)
         nn.init.trunc_normal_(self.bias_table, std=0.02)
         self.register_buffer("index", relative_index(window), persistent=False)
+        self.register_load_state_dict_post_hook(restore_index)
 
     def bias(self) -> Tensor:
         """What each head adds to the score of each pair of positions, (heads, 49, 49)."""

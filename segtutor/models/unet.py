@@ -42,7 +42,7 @@ def double_conv(in_channels: int, out_channels: int, *, padding: int, batch_norm
         layers[f"conv{i}"] = nn.Conv2d(in_channels, out_channels, 3, padding=padding, bias=not batch_norm)
         if batch_norm:
             layers[f"bn{i}"] = BatchNorm2d(out_channels)
-        layers[f"relu{i}"] = nn.ReLU(inplace=True)
+        layers[f"relu{i}"] = nn.ReLU()
         in_channels = out_channels
     return nn.Sequential(layers)
 

@@ -46,7 +46,7 @@ def vgg_stage(
         layers[f"conv{stage}_{i}"] = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
         if batch_norm:
             layers[f"bn{stage}_{i}"] = BatchNorm2d(out_channels)
-        layers[f"relu{stage}_{i}"] = nn.ReLU(inplace=True)
+        layers[f"relu{stage}_{i}"] = nn.ReLU()
         in_channels = out_channels
     return nn.Sequential(layers)
 

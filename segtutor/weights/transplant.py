@@ -77,9 +77,7 @@ def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> R
     _check_rest([places[name] for name in skipped], reinitialized, key_map, parts)
     for name, place in pairs.items():
         _check_shape(name, values[name], place, own[place])
-    with torch.no_grad():
-        for name, place in pairs.items():
-            own[place].copy_(values[name])
+    target.load_state_dict({place: values[name] for name, place in pairs.items()}, strict=False)
     adapted = tuple(p for n, p in pairs.items() if p == parts.stem and tensors[n].shape[1] != own[p].shape[1])
     return Report(tuple(pairs.items()), skipped, reinitialized, adapted)
 
