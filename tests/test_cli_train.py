@@ -202,9 +202,7 @@ def test_training_trains_on_augmented_images(tmp_path, config, monkeypatch):
 
 
 def test_small_images_are_refused_before_a_folder_is_made(tmp_path, config):
-    with pytest.raises(
-        ConfigError, match="data: the images of training are 16 x 32 pixels, .* sides of 32: give"
-    ):
+    with pytest.raises(ConfigError, match="data: the images of training are 16 x 32 pixels, .* sides of 32: give"):
         runs.train(config, ["data.augmentation.crop=[16,32]"], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
