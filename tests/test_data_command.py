@@ -7,9 +7,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from test_cli_train import Pools
 
 from segtutor import cli, runs
 from segtutor.factory import SegmentationModel
+from segtutor.factory.backbones import registry
 from segtutor.runs import RunError
 from segtutor.runs.data import open_data
 
@@ -26,6 +28,11 @@ def mask_of(*values, height=40, width=50):
     return np.resize(np.array(values, np.uint8), (height, width))
 
 
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(registry.BACKBONES, "pools", registry.Entry(Pools, None, {"pools": {}}))
+
+
 @pytest.fixture
 def mine(tmp_path):
     """Eight photographs with masks of 0 and 255."""
@@ -38,7 +45,7 @@ def mine(tmp_path):
 def config_of(path, **data):
     file = path.parent / "mine.yaml"
     content = {
-        "model": {"backbone": "resnet18", "head": "fcn"},
+        "model": {"backbone": "pools", "head": "fcn"},
         "data": {"type": "folder", "path": str(path), "classes": 2, "augmentation": {"crop": [32, 32]}, **data},
         "training": {"steps": 1, "batch_size": 2, "precision": "fp32"},
     }
