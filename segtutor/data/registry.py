@@ -1,6 +1,6 @@
 """The one list of datasets: a class enters it by a decorator, and everything that asks for a dataset by name reads it.
 
-Adding a dataset takes one file in this folder, or one of your own that is imported before it is used:
+Adding a dataset takes one file in this folder, or one of your own that is imported before it is used::
 
     @register_dataset("street", splits=("train", "val"))
     class Street(PairDataset):

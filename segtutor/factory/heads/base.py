@@ -27,7 +27,7 @@ Registered = TypeVar("Registered", bound=nn.Module)
 class HeadOutput(NamedTuple):
     """What a head returns, at its own stride; a named tuple, as `Features` is.
 
-    Attributes:
+    Args:
         logits: class scores (B, num_classes, h, w).
         embedding: the map (B, E, h, w) that the head's classifier reads.
     """
