@@ -41,11 +41,11 @@ def _resnet_channels(depth: int, **_) -> tuple[int, ...]:
     channels=_resnet_channels,
     names={f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101, 152)},
     uses={
-        "resnet18": "For a first run, a small data set or a CPU: cheap, and what all else is compared with.",
-        "resnet34": "When resnet18 is too weak and its narrow maps still suit you.",
-        "resnet50": "The default: best known, dilates to any stride, fits a budget GPU.",
-        "resnet101": "For accuracy at a fair price, with aspp: the balanced choice.",
-        "resnet152": "When resnet101 still learns more with more steps, and time is no matter.",
+        "resnet18": "For a first run or a CPU: the cheapest of the ResNets.",
+        "resnet34": "Between resnet18 and resnet50: more blocks, the narrow maps of resnet18.",
+        "resnet50": "The default: it dilates to any stride, and with aspp a batch of 8 stays below 8 GB.",
+        "resnet101": "When resnet50 underfits: the same widths, nearly twice the parameters.",
+        "resnet152": "When resnet101 underfits and time is no matter.",
     },
 )
 def resnet(
@@ -64,8 +64,8 @@ def resnet(
     channels=lambda **_: (256, 512, 1024, 2048),
     names={f"resnetv2_{depth}": {"depth": depth} for depth in (50, 101)},
     uses={
-        "resnetv2_50": "In place of resnet50 when a deep head trains unsteadily: the sum runs through unhindered.",
-        "resnetv2_101": "In place of resnet101, for the same reason; the gain grows with depth.",
+        "resnetv2_50": "In place of resnet50, to compare: nothing stands in the way of the sum.",
+        "resnetv2_101": "In place of resnet101, to compare, in the same way.",
     },
 )
 def resnetv2(
@@ -169,9 +169,9 @@ _CONVNEXT = {
     channels=lambda variant, **_: _CONVNEXT[variant],
     names={f"convnext-{variant}": {"variant": variant} for variant in _CONVNEXT},
     uses={
-        "convnext-tiny": "For a modern convolutional network at resnet50's size, with good weights for fine-tuning.",
+        "convnext-tiny": "For a convolutional network in Swin's proportions, of resnet50's size.",
         "convnext-small": "When convnext-tiny underfits: the same width, three times as many blocks in stage 3.",
-        "convnext-base": "For a large GPU and a large data set.",
+        "convnext-base": "When convnext-small underfits, on a large GPU.",
         "convnext-large": "For fine-tuning with checkpointing on one large GPU.",
         "convnext-xlarge": "For a frozen backbone, or several large GPUs.",
     },
@@ -195,10 +195,10 @@ def convnext(
     uses={
         "mit-b0": "For speed with a view of the whole image, with a light SegFormer head.",
         "mit-b1": "When mit-b0 is too weak: the same depth, twice the channels.",
-        "mit-b2": "For accuracy on one GPU: resnet50's size, and every position sees the whole image.",
+        "mit-b2": "For a view of the whole image from every position, at resnet50's size.",
         "mit-b3": "When mit-b2 underfits.",
         "mit-b4": "When mit-b3 underfits and there is memory for it.",
-        "mit-b5": "For the highest accuracy, with the segformer head, on a large GPU.",
+        "mit-b5": "The largest MiT, on a large GPU; whether it is the most accurate waits for a GPU (BB-5).",
     },
 )
 def segformer(

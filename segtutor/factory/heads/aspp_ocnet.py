@@ -80,7 +80,7 @@ class ASPPOCNetHead(ContextHead):
         dropout: share of the context's channels dropped in training.
     """
 
-    when = "Atrous rates and self-attention together, when aspp is nearly right and time is not scarce."
+    when = "Atrous rates and self-attention together: to find out what attention adds to aspp, at a higher cost."
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ class FCNHead(Head):
     """
 
     in_strides, out_stride = (32,), 32
-    when = "The baseline that a better head must beat; on a backbone dilated to stride 8, a fair one."
+    when = "The baseline that a better head must beat; it reads c4 alone, so dilate the backbone."
 
     def __init__(
         self,

@@ -75,7 +75,7 @@ class FPNHead(Head):
     """
 
     in_strides, out_stride = (4, 8, 16, 32), 4
-    when = "Small and large things from a backbone without dilation, at moderate cost."
+    when = "All four maps by convolutions, from a backbone without dilation, at moderate cost."
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ class JPUHead(Head):
     """
 
     in_strides, out_stride = (8, 16, 32), 4
-    when = "In place of dilation: the sight of stride 8 from a backbone at stride 32, faster and in less memory."
+    when = "In place of dilation: a fine map from a backbone at stride 32, faster and in less memory than dilating it."
 
     def __init__(
         self,

@@ -91,7 +91,7 @@ class KSACHead(ContextHead):
         ConfigError: no rate at all.
     """
 
-    when = "ASPP's sight with two fifths of its weights: for small downloads and little data."
+    when = "ASPP's rates with one kernel: two fifths of its weights, as many FLOPs; for small downloads."
 
     def __init__(
         self,

@@ -73,7 +73,7 @@ class OCNetHead(Head):
     """
 
     in_strides, out_stride = (32,), 8
-    when = "Context from anywhere in the image, not at fixed distances; for images of up to about 512 pixels."
+    when = "Context from anywhere in the image, not at fixed distances; its cost grows with the square of the pixels."
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ class PSPHead(Head):
     """
 
     in_strides, out_stride = (32,), 32
-    when = "Scene context at little cost, on a backbone dilated to stride 8."
+    when = "Averages of the whole scene beside every position; it reads c4 alone, so dilate the backbone."
 
     def __init__(
         self,

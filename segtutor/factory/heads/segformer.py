@@ -33,7 +33,7 @@ class SegFormerHead(Head):
     """
 
     in_strides, out_stride = (4, 8, 16, 32), 4
-    when = "The first choice on transformer backbones, which have looked around already."
+    when = "As in the SegFormer paper, on transformer backbones, which can look around by themselves."
 
     def __init__(
         self,

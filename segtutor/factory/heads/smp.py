@@ -158,7 +158,7 @@ class SMPUnetHead(UShapedHead):
     """smp's U-Net; see `SMPHead`."""
 
     architecture, width = "unet", 64
-    when = "U-Net's skips on any backbone, where borders count more than context."
+    when = "U-Net's skips on any backbone."
 
 
 @register_head("smp:unetplusplus")
@@ -166,7 +166,7 @@ class SMPUnetPlusPlusHead(UShapedHead):
     """smp's U-Net++; see `SMPHead`."""
 
     architecture, width = "unetplusplus", 64
-    when = "U-Net's skips made dense: finer, and much dearer."
+    when = "U-Net's skips made dense: many more convolutions between the levels."
 
     def end_at_c1(self) -> None:
         """Take off the last block, which is asked for by its name."""
