@@ -7,7 +7,7 @@ import sys
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import pytest
@@ -78,7 +78,8 @@ def values(hint):
     if hasattr(hint, "model_fields"):
         return sections(hint)
     floats = st.floats(allow_nan=False, allow_infinity=False)
-    return {bool: st.booleans(), int: st.integers(), float: floats, str: TEXT, types.NoneType: st.none()}[hint]
+    plain_values = {bool: st.booleans(), int: st.integers(), float: floats, str: TEXT, types.NoneType: st.none()}
+    return st.one_of(*plain_values.values()) if hint is Any else plain_values[hint]
 
 
 def numbers(kind, bounds):

@@ -497,8 +497,10 @@ def test_a_failed_download_is_never_silent(monkeypatch, section):
 
     if section["type"] == "timm":
         create_backbone(section)  # which maps it has is known by now
+    monkeypatch.setattr("segtutor.factory.backbones.packaged.Package.path", lambda package: None)
     monkeypatch.setattr(timm, "create_model", offline)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    monkeypatch.setattr("segtutor.factory.backbones.timm.check_connection", lambda *_: None)
     with pytest.raises(ConfigError, match="backbone.pretrained: .*Name or service not known"):
         create_backbone({**section, "pretrained": True})
 
@@ -511,6 +513,7 @@ def test_a_network_without_published_weights_says_so():
 def test_the_licence_of_weights_is_said_once(monkeypatch, notices):
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, **options: real(name, **{**options, "pretrained": False}))
+    monkeypatch.setattr("segtutor.factory.backbones.timm.check_connection", lambda *_: None)
     for _ in range(2):
         create_backbone({"type": "mobilenetv2", "pretrained": True})
     (said,) = notices.messages

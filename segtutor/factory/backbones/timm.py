@@ -87,7 +87,7 @@ def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **
     known = published(name) if pretrained else {}
     weights: dict[str, Any] = {"pretrained": pretrained is True}
     packaged = None
-    if pretrained is True and name in PACKAGES:
+    if pretrained is True and name in PACKAGES and PACKAGES[name].path() is not None:
         with torch.device("meta"):
             packaged = packaged_weights(name, timm.create_model(name))
     if packaged is not None:

@@ -58,7 +58,7 @@ def conv_group_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         nn.GroupNorm(groups, out_channels),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
     )
 
 

@@ -32,7 +32,7 @@ def separable(in_channels: int, out_channels: int, rate: int) -> nn.Sequential:
         BatchNorm2d(in_channels),
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
     )
 
 
