@@ -117,14 +117,14 @@ def register_dataset(
 
 
 def datasets() -> dict[str, DatasetEntry]:
-    """Every registered dataset by its name."""
+    """Every registered dataset by its name, sorted: the order of registration depends on who imported what first."""
     _import_all()
-    return dict(_ENTRIES)
+    return dict(sorted(_ENTRIES.items()))
 
 
 def list_datasets() -> list[str]:
     """The dataset types that a configuration may name."""
-    return sorted(datasets())
+    return list(datasets())
 
 
 def find_dataset(name: str) -> DatasetEntry:
