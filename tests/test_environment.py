@@ -107,7 +107,7 @@ def test_one_version():
 
 
 def test_there_are_workflows():
-    assert {path.stem for path in WORKFLOWS} == {"ci", "gpu", "colab", "links", "publish", "release"}
+    assert {path.stem for path in WORKFLOWS} == {"ci", "gpu", "colab", "links", "publish", "release", "weekly"}
 
 
 @each_workflow
