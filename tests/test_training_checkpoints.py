@@ -1,5 +1,6 @@
 """A run that was cut short goes on as if it had not been: the same losses and weights, bit for bit."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -238,3 +239,20 @@ def test_evaluate_takes_images_of_several_sizes():
     model = net().eval()
     scores = [training.evaluate(model, Ragged(4), batch_size=size) for size in (1, 3)]
     assert int(scores[0].matrix.sum()) == 8 * (8 + 7 + 6 + 5) and scores[0].matrix.equal(scores[1].matrix)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_run_may_go_on_at_another_rate_and_decay(kind):
+    def optimizer(model, lr, weight_decay):
+        scoring = {"params": model[4].parameters(), "lr": 3 * lr}
+        groups = [{"params": [weight for layer in model[:4] for weight in layer.parameters()]}, scoring]
+        return kind(groups, lr=lr, weight_decay=weight_decay)
+
+    settings = {**SETTINGS, "schedule": "constant"}
+    states, half, other = [], net(), net()
+    fit(half, Noisy(), optimizer=optimizer(half, 0.05, 0.1), save=states.append, **{**settings, "steps": 4})
+    state = copy.deepcopy(states[-1])
+    changed = optimizer(other, 0.01, 0.2)
+    history = fit(other, Noisy(), optimizer=changed, resume=state, **settings)
+    assert history.lr == [0.05] * 4 + [0.01] * 5
+    assert [(group["lr"], group["weight_decay"]) for group in changed.param_groups] == [(0.01, 0.2), (0.03, 0.2)]

@@ -34,6 +34,7 @@ class ModelInfo:
         std: of each channel.
         input_size: (height, width) of the images that it was trained on; None: unknown.
         value_range: the values in image files that became 0 and 1.
+        resize: (height, width) to which whole images were resized before anything else; None: they were not.
     """
 
     classes: tuple[str, ...]
@@ -43,6 +44,7 @@ class ModelInfo:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     input_size: tuple[int, int] | None = None
     value_range: tuple[float, float] = (0.0, 255.0)
+    resize: tuple[int, int] | None = None
 
     def check(self, num_classes: int, in_channels: int) -> None:
         """Raise ConfigError unless these facts fit a model of so many classes and channels."""
@@ -64,12 +66,16 @@ class ModelInfo:
             raise ConfigError(f"info.std: images are divided by {list(self.std)}, so each must be above 0.")
 
     @classmethod
-    def of(cls, spec: Any, input_size: tuple[int, int] | None = None) -> "ModelInfo":
-        """What a data set's spec knows."""
+    def of(
+        cls, spec: Any, input_size: tuple[int, int] | None = None, resize: tuple[int, int] | None = None
+    ) -> "ModelInfo":
+        """What a data set's spec knows, and the sizes of its images."""
         palette = tuple(tuple(color) for color in spec.palette)
         size = None if input_size is None else tuple(input_size)
         values = tuple(getattr(spec, "value_range", cls.value_range))
-        return cls(tuple(spec.classes), palette, spec.ignore_index, tuple(spec.mean), tuple(spec.std), size, values)
+        return cls(
+            tuple(spec.classes), palette, spec.ignore_index, tuple(spec.mean), tuple(spec.std), size, values, resize
+        )
 
     @classmethod
     def unknown(cls, num_classes: int, in_channels: int) -> "ModelInfo":

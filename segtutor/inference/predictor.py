@@ -21,7 +21,8 @@ def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None
             device where it is; afterwards each of its modules has its own mode back.
         image: a tensor (C, H, W) in [0, 1]; or a picture of Pillow's, which is turned as its EXIF data say; or an array
             (H, W) or (H, W, C), uint8 in 0-255 or other numbers in the ``value_range`` of the spec.
-        size: (height, width) at which the model sees it, where it was trained on resized images; None: as it is.
+        size: (height, width) at which the model sees it; None: the ``resize`` of the spec, to which the training images
+            were resized, or as it is where they were not.
         spec: anything with ``mean`` and ``std`` of the channels; None: what the model carries as ``model.info``.
 
     Returns:
@@ -42,6 +43,7 @@ def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None
     place = next(model.parameters()).device
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     seen = ((pixels - mean) / std)[None].to(place)  # (1, C, H, W)
+    size = getattr(spec, "resize", None) if size is None else size
     if size is not None:
         seen = F.interpolate(seen, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
     with kept_modes(model), torch.inference_mode():

@@ -11,7 +11,7 @@ import torch
 
 from segtutor import training
 from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create_model
-from segtutor.runs.data import open_data
+from segtutor.runs.data import is_read_from_files, open_data
 from segtutor.runs.folder import (
     BEST,
     CHECKPOINT,
@@ -139,11 +139,17 @@ def _build(recipe: Recipe, data: Any, *, pretrained: bool) -> SegmentationModel:
     if config["device"] is None and torch.cuda.is_available():
         config["device"] = "cuda"
     try:
-        model = create_model(config, info=ModelInfo.of(data.spec, (height, width)))
+        model = create_model(config, info=ModelInfo.of(data.spec, (height, width), _resize(recipe)))
     except ConfigError as error:
         raise ConfigError(f"model.{error}") from None
     model.config = recipe.model
     return model
+
+
+def _resize(recipe: Recipe) -> tuple[int, int] | None:
+    """The size to which image files are resized; None where they are not, or the images are drawn."""
+    size = recipe.data.get("size") if is_read_from_files(recipe.data) else None
+    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def _announce(recipe: Recipe, data: Any, validation: Any, model: SegmentationModel) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from segtutor.files import whole_file
 
 FORMAT = 2
+RATES = ("lr", "initial_lr", "weight_decay")  # settings of an optimiser, which its state dict holds beside its state
 
 
 def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:
@@ -73,16 +74,24 @@ def restore(
 ) -> None:
     """Put model, optimiser and scaler back to a snapshot; the random numbers wait for :func:`set_random_state`.
 
+    Learning rate and weight decay stay those of the given optimiser: who continues a run may choose others.
+
     Raises:
         ValueError: the snapshot is of another model or optimiser.
     """
+    rates = [{key: group[key] for key in RATES if key in group} for group in optimizer.param_groups]
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # of a run in fp16; any other saves none
+            scaler.load_state_dict(state["scaler"])
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"the saved state is not of this model and optimiser ({reason}): start the run anew") from None
+    for group, chosen in zip(optimizer.param_groups, rates, strict=True):
+        for key in RATES:
+            group.pop(key, None)
+        group.update(chosen)
 
 
 def random_state() -> dict[str, Any]:

@@ -99,7 +99,8 @@ def fit(
             what it takes to continue; see :func:`save_checkpoint`. The tensors are the live ones: write them before
             returning. With it, SIGTERM and SIGHUP are heard like Ctrl-C, and take their course once the state is saved.
         save_every: call it also every so many steps.
-        resume: a state to continue from, with the model, data and settings of the run that it was saved in.
+        resume: a state to continue from, with the model, data and settings of the run that it was saved in; steps,
+            learning rate and weight decay may be others.
 
     Returns:
         The curves. After Ctrl-C, which waits for the end of the step, the curves so far.
