@@ -4,6 +4,7 @@ from segtutor.factory.backbones import (
     Features,
     create_backbone,
     get_backbone_channels,
+    get_backbone_statistics,
     list_backbones,
     register_backbone,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "create_head",
     "create_model",
     "get_backbone_channels",
+    "get_backbone_statistics",
     "list_backbones",
     "list_heads",
     "register_backbone",

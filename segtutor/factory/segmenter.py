@@ -11,7 +11,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from segtutor.factory.backbones.freezing import Frozen, freeze
-from segtutor.factory.backbones.registry import STRIDES, Features, build_backbone
+from segtutor.factory.backbones.registry import STRIDES, Features, Statistics, build_backbone
 from segtutor.factory.config import ConfigError, ModelConfig
 from segtutor.factory.heads.base import HeadOutput, build_head
 from segtutor.factory.heads.fcn import FCNHead
@@ -78,9 +78,14 @@ class ModelInfo:
         )
 
     @classmethod
-    def unknown(cls, num_classes: int, in_channels: int) -> "ModelInfo":
-        """Names and statistics to go on with where there is no data set: ImageNet's for colour images."""
+    def unknown(cls, num_classes: int, in_channels: int, statistics: Statistics | None = None) -> "ModelInfo":
+        """Names and statistics to go on with where there is no data set.
+
+        Statistics are the pretrained backbone's where they are given, else ImageNet's for colour images.
+        """
         names = tuple(f"class {i}" for i in range(num_classes))
+        if statistics is not None:
+            return cls(names, **statistics.of_channels(in_channels)._asdict())
         if in_channels == 3:
             return cls(names)
         return cls(names, mean=(0.5,) * in_channels, std=(0.5,) * in_channels)
@@ -105,9 +110,12 @@ class SegmentationModel(nn.Module):
         self.config = config
         if info is not None:
             info.check(config.num_classes, config.in_channels)
-        self.info = ModelInfo.unknown(config.num_classes, config.in_channels) if info is None else info
         self.in_channels = config.in_channels
         self.backbone = build_backbone(config.backbone, config.in_channels)
+        if info is None:
+            known = getattr(self.backbone, "statistics", None) if config.backbone.get("pretrained") else None
+            info = ModelInfo.unknown(config.num_classes, config.in_channels, known)
+        self.info = info
         channels, strides = self.backbone.channels, self.backbone.strides
         self.head = build_head(config.head, channels, strides, config.num_classes)
         # The plain head reads a backbone's last map; shown c3 in its place, it is the auxiliary head of PSPNet's paper.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from annotated_types import Interval
 
@@ -17,6 +18,16 @@ from segtutor.factory.config import ConfigError, parse_typed, path_keys, section
 Factor = Annotated[float, Interval(ge=0.1, le=10)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 OWN_TO_SPLITS = ("split",)  # arguments of every dataset that are not keys
+
+
+class Normalization(Protocol):
+    """What knows the mean and std of the channels: a spec, a model's info, a backbone's statistics."""
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -65,13 +76,17 @@ def parse_data(config: Any) -> dict[str, Any]:
     return section
 
 
-def open_data(section: Mapping[str, Any], split: str, *, augment: bool = False) -> Any:
+def open_data(
+    section: Mapping[str, Any], split: str, *, augment: bool = False, normalization: Normalization | None = None
+) -> Any:
     """Open a split: normalised whole images, or what training makes of them.
 
     Args:
         section: as `parse_data` returns it.
         split: "train", "val" (or "valid", "validation") or "test".
         augment: scale, crop, mirror and recolour at random, as the section says.
+        normalization: what has the mean and std by which images are normalised, such as a saved model's ``info``; the
+            spec then says so too. None: the data set's own.
 
     Returns:
         The dataset, with its ``spec``.
@@ -88,6 +103,9 @@ def open_data(section: Mapping[str, Any], split: str, *, augment: bool = False) 
         opened = entry.build(split=split, **settings)
         if section["keep_in_memory"]:
             opened = _kept(opened, entry.title)
+        if normalization is not None:
+            known = {"mean": tuple(normalization.mean), "std": tuple(normalization.std)}
+            opened.spec = dataclasses.replace(opened.spec, **known)
         opened.transform = (
             transforms.train_transform(opened.spec, **vars(augmentation))
             if augment

@@ -33,8 +33,8 @@ def evaluate(run: Path | str, split: str | None = None, *, weights: str | None =
     run = Path(run)
     recipe = recipe_of(run)
     split = splits_of(recipe.data)[-1] if split is None else part_name(split)
-    data = open_data(recipe.data, split)
     model, which = load_model(run, weights)
+    data = open_data(recipe.data, split, normalization=model.info)
     confusion = training.evaluate(
         model,
         data,

@@ -18,6 +18,7 @@ from torch import nn
 
 from segtutor import losses
 from segtutor.data.spec import DatasetSpec
+from segtutor.factory.backbones import get_backbone_statistics
 from segtutor.factory.config import (
     ConfigError,
     Count,
@@ -130,6 +131,17 @@ class Recipe:
     training: Training
     evaluation: Evaluation
     logging: Logging
+
+    def open_data(self, split: str, *, augment: bool = False) -> Any:
+        """Open a split as this model is to see it: a pretrained backbone is fed what it was trained on.
+
+        Args:
+            split, augment: as for `segtutor.runs.data.open_data`.
+
+        Returns:
+            The dataset; its ``spec`` has the mean and std that its images are normalised by.
+        """
+        return open_data(self.data, split, augment=augment, normalization=get_backbone_statistics(self.model))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in a run's ``config.yaml``; `read_recipe` accepts them."""

@@ -69,7 +69,7 @@ def fit_recipe(recipe: Recipe, run: Path, state: Mapping[str, Any] | None = None
         The curves.
     """
     rules = recipe.training
-    data, validation = open_data(recipe.data, "train", augment=True), open_data(recipe.data, "val")
+    data, validation = recipe.open_data("train", augment=True), recipe.open_data("val")
     model = _build(recipe, data, pretrained=state is None)
     if state is None:  # not before all is built, or a run that could not start would be in the way of the next
         write_recipe(run, recipe, data)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from segtutor.factory.backbones.pretrained import check_names, load_with_channels, local_weights
-from segtutor.factory.backbones.registry import Features, register_backbone
+from segtutor.factory.backbones.registry import IMAGENET, Features, Statistics, register_backbone
 from segtutor.factory.backbones.timm import (
     ResNetV2Backbone,
     TimmBackbone,
@@ -21,11 +21,17 @@ from segtutor.weights import WeightsError, load_pretrained
 
 
 class PlainBackbone(nn.Module):
-    """A network of this package that returns four maps and has ``channels`` and ``strides``."""
+    """A network of this package that returns four maps and has ``channels`` and ``strides``.
 
-    def __init__(self, network: nn.Module):
+    Args:
+        network: to wrap.
+        statistics: what images are normalised by for its published weights; None: there are none.
+    """
+
+    def __init__(self, network: nn.Module, statistics: Statistics | None = None):
         super().__init__()
         self.network, self.channels, self.strides = network, network.channels, network.strides
+        self.statistics = statistics
 
     def forward(self, images: Tensor) -> Features:
         """images (B, in_channels, H, W) to the four maps."""
@@ -222,7 +228,7 @@ def segformer(
         except (ValueError, WeightsError) as error:
             raise ConfigError(f"backbone.pretrained: {error}") from error
         load_with_channels(network, published.state_dict(), "stages.0.embed.weight", variant)
-    return PlainBackbone(network)
+    return PlainBackbone(network, IMAGENET)
 
 
 @register_backbone("timm", names={})

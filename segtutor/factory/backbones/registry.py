@@ -46,6 +46,31 @@ class Entry:
 BACKBONES: dict[str, Entry] = {}
 
 
+class Statistics(NamedTuple):
+    """What the images of a pretrained backbone were normalised by; the backbone's attribute ``statistics``.
+
+    Attributes:
+        mean: of each channel of images in [0, 1]; what the network saw is (image - mean) / std.
+        std: of each channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def of_channels(self, in_channels: int) -> "Statistics":
+        """Those of images of another number of channels, as the first layer's weights are adapted to them.
+
+        Red, green, blue, red ..., since channel i reads the weights of channel i mod 3; for grey their mean, since it
+        reads the sum of the weights.
+        """
+        if in_channels == 1:
+            return Statistics(*((sum(values) / len(values),) for values in self))
+        return Statistics(*(tuple(values[i % len(values)] for i in range(in_channels)) for values in self))
+
+
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 class Features(NamedTuple):
     """The four maps of a backbone, from fine to coarse; the backbone knows their channels and strides.
 
@@ -189,9 +214,33 @@ def create_backbone(config, in_channels: int | None = None) -> nn.Module:
     Raises:
         ConfigError: an unknown or impossible setting, with its key path.
     """
-    if in_channels is None:
-        in_channels = config.get("in_channels", 3) if isinstance(config, Mapping) else getattr(config, "in_channels", 3)
-    return build_backbone(parse_backbone(config), in_channels)
+    return build_backbone(parse_backbone(config), _channels_of(config) if in_channels is None else in_channels)
+
+
+def _channels_of(config) -> int:
+    """The channels of the images that a configuration asks for, else 3."""
+    return config.get("in_channels", 3) if isinstance(config, Mapping) else getattr(config, "in_channels", 3)
+
+
+def get_backbone_statistics(config) -> Statistics | None:
+    """What the images of a pretrained backbone are normalised by, without fetching or allocating a single weight.
+
+    Args:
+        config: a whole configuration, whose ``in_channels`` count, or its backbone section.
+
+    Returns:
+        None where weights are random, or nobody knows what they were trained on.
+
+    Raises:
+        ConfigError: an unknown or impossible setting, with its key path.
+    """
+    settings = parse_backbone(config)
+    if not settings.get("pretrained"):
+        return None
+    with torch.device("meta"):
+        backbone = build_backbone({**settings, "pretrained": False}, 3)
+    known: Statistics | None = getattr(backbone, "statistics", None)
+    return None if known is None else known.of_channels(_channels_of(config))
 
 
 def get_backbone_channels(config) -> list[int]:

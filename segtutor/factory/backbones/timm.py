@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segtutor.factory.backbones.norms import KeepsActivations, adapt_norms
 from segtutor.factory.backbones.packaged import PACKAGES, packaged_weights
 from segtutor.factory.backbones.pretrained import check_connection, check_names, local_weights, unreachable
-from segtutor.factory.backbones.registry import STRIDES, Features
+from segtutor.factory.backbones.registry import STRIDES, Features, Statistics
 from segtutor.factory.config import ConfigError
 from segtutor.factory.messages import suggest
 from segtutor.layers import pad_to_multiple
@@ -120,6 +120,13 @@ def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **
     return adapt_norms(network)
 
 
+def _statistics(network: nn.Module) -> Statistics | None:
+    known = getattr(network, "pretrained_cfg", None) or {}
+    if not known.get("mean") or not known.get("std"):
+        return None
+    return Statistics(tuple(known["mean"]), tuple(known["std"]))
+
+
 class TimmBackbone(KeepsActivations):
     """A timm network behind the interface of this package.
 
@@ -135,6 +142,7 @@ class TimmBackbone(KeepsActivations):
     Attributes:
         channels: channel counts of c1 .. c4.
         strides: output strides of c1 .. c4.
+        statistics: what images are normalised by for the published weights; None: timm does not say.
     """
 
     def __init__(
@@ -154,6 +162,7 @@ class TimmBackbone(KeepsActivations):
         self.network = timm_network(
             name, in_channels, pretrained, features_only=True, out_indices=out_indices, **options
         )
+        self.statistics = _statistics(self.network)
         self.multiple = multiple
         self.channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
         self.channels = tuple(self.network.feature_info.channels())
@@ -182,6 +191,7 @@ class ResNetV2Backbone(KeepsActivations):
         super().__init__()
         dilation = {} if output_stride == 32 else {"output_stride": output_stride}
         self.network = timm_network(name, in_channels, pretrained, num_classes=0, **dilation)
+        self.statistics = _statistics(self.network)
         self.norms = nn.ModuleList(copy.deepcopy(stage.blocks[0].norm1) for stage in self.network.stages[1:])
         self.channels = tuple(info["num_chs"] for info in self.network.feature_info[1:])
         self.strides = tuple(info["reduction"] for info in self.network.feature_info[1:])
