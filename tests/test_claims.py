@@ -13,10 +13,12 @@ from segtutor.lab.claims import (
     CLAIMS,
     CONFIRMED,
     NOT_YET,
+    OPEN,
     VERDICTS,
     WAITS,
     Claim,
     ClaimError,
+    Comparison,
     judge,
     page_text,
 )
@@ -120,6 +122,64 @@ def test_a_missing_row_means_not_yet_measured(rows):
 def test_bad_claims_are_refused(rows, change, words):
     with pytest.raises(ClaimError, match=f"FCN-2.*{words}"):
         judge(replace(CLAIM, **change), folder=rows)
+
+
+SCORES = {
+    "one_pixel": (0.18, 0.19, 0.20),
+    "good": (0.41, 0.42, 0.43),
+    "fair": (0.35, 0.36, 0.40),
+    "level": (0.40, 0.41, 0.42),
+    "weak": (0.19, 0.25, 0.26),
+    "young": (0.30, 0.31),
+}
+BETTER = replace(CLAIM, sentence="It has {town/good/miou:.2f}.", checks=())
+
+
+@pytest.fixture
+def scores(rows):
+    """Rows of networks on two data sets, each with its seeds."""
+    path = rows / "x.json"
+    [example, *_] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    written = [
+        {**example, "id": f"{data}/{network}/miou", "seed": seed, "value": value}
+        for data in ("town", "cells")
+        for network, values in SCORES.items()
+        for seed, value in enumerate(values)
+    ]
+    path.write_text(json.dumps({"rows": written}), encoding="utf-8")
+    return rows
+
+
+def compared(better, worse, data=("town", "cells")):
+    return replace(BETTER, comparisons=(Comparison(better, worse, data=data),))
+
+
+def test_a_network_that_is_better_on_two_sets_is_confirmed(scores):
+    assert judge(compared("good", "fair"), folder=scores).verdict == CONFIRMED
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        (compared("good", "level"), "contradict.*town/good/miou@low > town/level/miou@high"),
+        (compared("fair", "good"), "contradict.*town/fair/miou@low > town/good/miou@high"),
+        (compared("good", "weak"), "contradict.*town/weak/miou@low > town/one_pixel/miou@high"),
+        (compared("good", "young"), "contradict.*town/young/miou@n >= 3"),
+        (compared("good", "fair", data=("town",)), "needs two data sets, and has town"),
+        (replace(BETTER, checks=("town/good/miou@low > town/fair/miou@high",)), "needs comparisons of converged"),
+        (replace(BETTER, checks=("town/good/boundary_miou > 0.1",)), "needs comparisons of converged"),
+        (replace(BETTER, verdict=OPEN), "says in `missing`"),
+        (replace(BETTER, missing="More seeds."), "says in `missing`"),
+    ],
+)
+def test_a_verdict_on_accuracy_without_its_ground_is_refused(scores, claim, words):
+    with pytest.raises(ClaimError, match=f"FCN-2.*{words}"):
+        judge(claim, folder=scores)
+
+
+def test_an_open_claim_says_what_is_missing(scores):
+    judged = judge(replace(BETTER, verdict=OPEN, missing="a second data set."), folder=scores)
+    assert (judged.verdict, judged.sentence) == (OPEN, "It has 0.42. Open: a second data set.")
 
 
 def test_page_has_verdicts_notes_and_links(rows, tmp_path, monkeypatch):

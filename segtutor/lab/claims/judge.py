@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtutor.lab.claims.ledger import NOT_YET, VERDICTS, WAITS, Claim, ClaimError, find
+from segtutor.lab.claims.ledger import (
+    CONFIRMED,
+    NOT_YET,
+    OPEN,
+    REFUTED,
+    VERDICTS,
+    WAITS,
+    Claim,
+    ClaimError,
+    Comparison,
+    find,
+)
 from segtutor.lab.papers import PAPERS
 from segtutor.lab.results import MissingResult, Result, result
 
@@ -37,16 +48,55 @@ def judge(claim: Claim | str, *, folder: Path | str | None = None) -> Judgement:
         raise ClaimError(f"{claim.id}: the verdict {claim.verdict!r} is unknown; use one of {', '.join(VERDICTS)}.")
     if claim.verdict in (NOT_YET, WAITS):
         return Judgement(claim, claim.verdict, "", ())
+    _demand(claim)
     numbers = _Numbers(claim.id, folder)
     try:
         sentence = numbers.format(claim.sentence)
         for check in claim.checks:
             numbers.check(check)
+        for comparison in claim.comparisons:
+            _compare(comparison, numbers)
     except MissingResult:
         return Judgement(claim, NOT_YET, "", ())
     if not numbers.look_ups:
         raise ClaimError(f"{claim.id}: a verdict needs a measured number or a published fact in its sentence.")
+    if claim.missing:
+        sentence += f" Open: {claim.missing}"
     return Judgement(claim, claim.verdict, sentence, tuple(numbers.used.values()))
+
+
+SEEDS = 3  # of every network that a verdict on accuracy compares
+_ACCURACY = re.compile(r"iou(@\w+)?(\s|$)")
+
+
+def _demand(claim: Claim) -> None:
+    """What a verdict must come with, whatever its rows say.
+
+    Raises:
+        ClaimError: When it comes without.
+    """
+    if (claim.verdict == OPEN) != bool(claim.missing):
+        raise ClaimError(f"{claim.id}: an open claim, and no other, says in `missing` what would settle it.")
+    if claim.verdict not in (CONFIRMED, REFUTED):
+        return
+    data = {name for comparison in claim.comparisons for name in comparison.data}
+    if claim.comparisons and len(data) < 2:
+        raise ClaimError(f"{claim.id}: a verdict on accuracy needs two data sets, and has {', '.join(data)}.")
+    if not claim.comparisons and any(_ACCURACY.search(check) for check in claim.checks):
+        raise ClaimError(
+            f"{claim.id}: a verdict on accuracy needs comparisons of converged networks on two data sets; "
+            "without them it is 'depends' or 'open'."
+        )
+
+
+def _compare(comparison: Comparison, numbers: "_Numbers") -> None:
+    """Both networks are clearly above one that sees a single pixel, and no seed of one reaches into the other's."""
+    better, worse, metric = comparison.better, comparison.worse, comparison.metric
+    for data in comparison.data:
+        for network in (better, worse):
+            numbers.check(f"{data}/{network}/miou@n >= {SEEDS}")
+            numbers.check(f"{data}/{network}/miou@low > {data}/one_pixel/miou@high")
+        numbers.check(f"{data}/{better}/{metric}@low > {data}/{worse}/{metric}@high")
 
 
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import segtutor
 from segtutor.lab.claims.judge import Judgement, judge
-from segtutor.lab.claims.ledger import CLAIMS, CONFIRMED, DEPENDS, REFUTED, VERDICTS, WAITS, ClaimError
+from segtutor.lab.claims.ledger import CLAIMS, CONFIRMED, DEPENDS, OPEN, REFUTED, VERDICTS, WAITS, ClaimError
 
 # Chapter (its notebook's name) to its heading on the page, in the page's order
 CHAPTERS = {
@@ -37,6 +37,10 @@ Much is said about these networks, in papers, in courses, in articles that copy 
 such claim, with the experiment of this book that tests it. A verdict holds for the conditions in its note and no
 further: the networks are small, the images too, and a note says how many seeds stand behind a number. A question mark
 after the id warns that the claim is popular and was in doubt from the start.
+
+That one network scores higher than another is confirmed or refuted only where both were trained until validation
+stopped rising and are clearly above a network that sees a single pixel, where no seed of one reaches into the other's
+range, and where two data sets agree. Else the verdict is "depends", or "open", with what is missing.
 
 The numbers come from the measured rows of the package. The command in a note measures them again on your machine, and
 leaves ours as they are.
@@ -76,7 +80,7 @@ def _section(title: str, chapter: str | None, judged: list[Judgement]) -> str:
         if note:
             notes.append(f"[^{j.claim.id}]: {note}")
         sentence = f"{j.sentence}[^{j.claim.id}]" if note else j.sentence
-        verdict = f"**{j.verdict}**" if j.verdict in (CONFIRMED, REFUTED, DEPENDS) else j.verdict
+        verdict = f"**{j.verdict}**" if j.verdict in (CONFIRMED, REFUTED, DEPENDS, OPEN) else j.verdict
         cells = (f"{j.claim.id}{mark}", j.claim.statement, verdict, sentence)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, *(f"\n{note}" for note in notes), ""])
