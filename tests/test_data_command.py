@@ -1,6 +1,8 @@
 """Data on the command line: ``check-data`` with its options, and what ``train``, ``evaluate`` and ``predict`` do."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from test_cli_train import Pools
 
 from segtutor import cli, runs
+from segtutor.data.finding import shared_ending
 from segtutor.factory import SegmentationModel
 from segtutor.factory.backbones import registry
 from segtutor.runs import RunError
@@ -58,12 +61,68 @@ def check(*arguments):
     return cli.main(["check-data", *map(str, arguments)])
 
 
-def test_the_advice_of_check_data_can_be_given_to_it(mine, capsys):
-    assert check(mine) == 1
-    advice = capsys.readouterr().out.partition("--label-map ")[2].split(")")[0]
-    assert advice == "0:0,255:1" and check(mine, "--label-map", advice) == 0
+COLORS = np.array([(0, 0, 0), (200, 30, 30), (30, 60, 200), (255, 255, 255)], np.uint8)
+
+
+def indexed(mask, order):
+    """A palette file in which the index of each of three colours is its place in ``order``."""
+    image = Image.fromarray(np.argsort(order).astype(np.uint8)[mask])
+    image.putpalette(COLORS[list(order)].ravel().tolist())
+    return image
+
+
+KEPT_OTHERWISE = {
+    "0 and 255": lambda mask, number: Image.fromarray(np.array([0, 255, 255], np.uint8)[mask]),
+    "from 1": lambda mask, number: Image.fromarray(mask + np.uint8(1)),
+    "equal steps that end in void's number": lambda mask, number: Image.fromarray(
+        np.array([0, 127, 255], np.uint8)[mask]
+    ),
+    "16 bits": lambda mask, number: Image.fromarray(mask.astype(np.uint16) * 1000),
+    "void of another number": lambda mask, number: Image.fromarray(np.array([0, 1, 250], np.uint8)[mask]),
+    "colours": lambda mask, number: Image.fromarray(COLORS[mask]),
+    "palettes that differ": lambda mask, number: indexed(mask, ((0, 1, 2), (0, 2, 1))[number % 2]),
+    "names that go on": lambda mask, number: Image.fromarray(mask),
+}
+
+
+@pytest.mark.parametrize("how", KEPT_OTHERWISE)
+def test_the_advice_of_check_data_cures(tmp_path, capsys, how):
+    """What a message says to write is written, on the command line and in a configuration, and nothing is wrong."""
+    suffix = "_mask" if how == "names that go on" else ""
+    for number in range(4):
+        save(tmp_path / "mine" / "images" / f"{number}.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
+        (tmp_path / "mine" / "masks").mkdir(exist_ok=True)
+        image = KEPT_OTHERWISE[how](mask_of(0, 1, 2, 0), number)
+        image.save(tmp_path / "mine" / "masks" / f"{number}{suffix}.png")
+    assert check(tmp_path / "mine") == 1
+    [(in_yaml, option, value)] = set(
+        re.findall(r"\(in YAML (.*?), on the command line (--\S+) (\S+)\)", capsys.readouterr().out)
+    )
+    assert check(tmp_path / "mine", option, value) == 0
     assert "No problems found" in capsys.readouterr().out
+    setting = yaml.safe_load(in_yaml)
+    classes = 2 if how in ("0 and 255", "void of another number") else 3
+    assert check("--config", config_of(tmp_path / "mine", **{"classes": classes, **setting})) == 0
+    assert "Images of each part: train " in capsys.readouterr().out
+
+
+def test_the_advice_may_stand_in_braces(mine):
     assert check(mine, "--label-map", "{0: 0, 255: 1}") == 0  # as it is written in YAML
+
+
+@pytest.mark.parametrize(
+    ("names", "ending"),
+    [
+        (["a_mask", "b_mask"], "_mask"),
+        (["a1_gt", "a10_gt", "b_gt"], ""),  # a1 has a mask that is none of the others'
+        (["a_mask", "b_label"], ""),
+        (["mask_a", "mask_b"], ""),
+        (["a", "b"], ""),
+    ],
+)
+def test_an_ending_is_one_that_all_masks_share(names, ending):
+    images = {name: Path(f"{name}.jpg") for name in ("a", "a10", "b")}
+    assert shared_ending(images, {name: Path(f"{name}.png") for name in names}) == ending
 
 
 @pytest.mark.parametrize(

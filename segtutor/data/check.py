@@ -134,6 +134,9 @@ def check_parts(parts: Mapping[str, Dataset], *, limit: int | None = None) -> Da
         total.add(report)
     own = {part: dataset for part, dataset in parts.items() if isinstance(dataset, SegmentationFolder)}
     total.problems += _duplicates({part: [image for image, _ in dataset.pairs] for part, dataset in own.items()})
+    known = next((dataset.parts for dataset in own.values() if dataset.parts is not None), None)
+    if known is not None and set(known.names) == {dataset.split for dataset in own.values()}:
+        total.notes.insert(0, _how_parted(known, own))
     return total
 
 
@@ -221,11 +224,16 @@ def _folders(path: Path, mask_suffix: str) -> tuple[dict[Path, tuple[Path, Path]
         problems += [Problem(kind, "", str(error))] if kind == "split" else []  # the others are found again below
         return folders, [], problems
     problems += _duplicates({part: [image for image, _ in pairs] for part, pairs in of_part.items()})
+    return folders, [_how_parted(parts, of_part)], problems
+
+
+def _how_parted(parts: Parts, of_part: Mapping[str, Sized]) -> str:
+    """One sentence: how many images are in which part of a folder, and who says so."""
     how = {"folders": "by folders", "lists": "by lists of names", "drawn": "validation drawn by a hash of the names"}
     counts = ", ".join(f"{part} {len(pairs)}" for part, pairs in of_part.items())
     left = sum(map(len, parts.folder_pairs().values())) - sum(map(len, of_part.values()))
     rest = f"; {left} in no list" if left else ""
-    return folders, [f"Images of each part: {counts}{rest} ({how[parts.how]})."], problems
+    return f"Images of each part: {counts}{rest} ({how[parts.how]})."
 
 
 def _duplicates(parts: Mapping[str, Sequence[Path]]) -> list[Problem]:
@@ -244,13 +252,11 @@ def _pairs(
     where: Path, images: str | os.PathLike, masks: str | os.PathLike, suffix: str
 ) -> tuple[Pairs, list[Problem]]:
     try:
-        pairs, lost = find_pairs(images, masks, suffix)
+        pairs, lost, cure = find_pairs(images, masks, suffix)
     except (ValueError, OSError) as error:
         kind = "missing" if isinstance(error, DataNotFoundError) else "unmatched"
         return [], [Problem(kind, str(where), str(error))]
-    return pairs, [
-        Problem("unmatched", str(where), f"{phrase}: give each image one mask of its name") for phrase in lost
-    ]
+    return pairs, [Problem("unmatched", str(where), f"{phrase}: {cure}") for phrase in lost]
 
 
 def _check_own(

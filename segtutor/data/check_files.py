@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError, MaskError
-from .labels import SMOOTHED, LabelMapping, likely_cause, mapped_by, shorten
+from .labels import (
+    MANY,
+    SMOOTHED,
+    LabelMapping,
+    colored_by,
+    in_order,
+    likely_cause,
+    likely_color_cause,
+    mapped_by,
+    shorten,
+)
 from .ranges import EIGHT_BITS, show_range, to_unit
 from .reading import evenly, glance, read_raw_mask, read_size, read_values
 from .report import DatasetReport, Problem
@@ -32,6 +42,7 @@ class FileCheck:
     value_range: tuple[float, float]
     seen: set[int] = field(default_factory=set)  # values in grey and palette masks
     wrong: list[tuple[Path, tuple[int, ...]]] = field(default_factory=list)
+    colored: list[tuple[Path, list[tuple[int, int, int]]]] = field(default_factory=list)  # where no colours are given
     shown_as: dict[int, tuple[tuple[int, ...], Path]] = field(default_factory=dict)  # index -> colour, the first file
     by_color: list[Path] = field(default_factory=list)
     by_label: list[Path] = field(default_factory=list)
@@ -112,6 +123,8 @@ class FileCheck:
         except MaskError as error:
             if raw.ndim == 2 and not mapping.is_by_color(found):
                 self.wrong.append((path, found))
+            elif raw.ndim == 3 and not mapping.colors:
+                self.colored.append((path, [tuple(color) for color in np.unique(raw.reshape(-1, 3), axis=0).tolist()]))
             else:
                 self.problem(path, error)
                 colors = tuple(map(tuple, np.unique(raw.reshape(-1, 3), axis=0).tolist())) if raw.ndim == 3 else found
@@ -144,9 +157,12 @@ class FileCheck:
                 continue
             color, first = self.shown_as.setdefault(index, (palette[index], path))
             if color != palette[index]:
+                shown = {palette[i] for i in used if i < len(palette)} | {other for other, _ in self.shown_as.values()}
+                every = sorted((color[0], color[1], color[2]) for color in shown)
+                how = f"{colored_by(every)}, in the order of the classes" if len(every) <= MANY else "palette="
                 message = (
                     f"shows the index {index} as {palette[index]}, but {first.name} shows it as {color}: the palettes "
-                    "differ, so one index means two things; pass palette=, and the masks are read by colour, or save "
+                    f"differ, so one index means two things; pass {how}, and the masks are read by colour, or save "
                     "them with one palette"
                 )
                 self.report.problems.append(Problem("palette", str(path), message))
@@ -162,6 +178,11 @@ class FileCheck:
             cause = likely_cause(sorted(self.seen), mapping)
             message = f"holds the values {shorten(found)}; allowed are {shorten(mapping.allowed())}: {cause}"
             report.problems.append(Problem("values", str(path), message, found, mapping.allowed()))
+        every = sorted({color for _, colors in self.colored for color in colors})
+        for path, colors in self.colored:
+            cause = likely_color_cause(every, len(every), mapping)
+            message = f"holds the colours {shorten(colors)}; allowed are single numbers per pixel: {cause}"
+            report.problems.append(Problem("colors", str(path), message, tuple(colors)))
         if self.by_color and self.by_label:
             message = (
                 f"holds greys that are colours of palette=, but {self.by_label[0].name} holds labels: use either in "
@@ -235,9 +256,10 @@ def about_all(seen: list[int], mapping: LabelMapping, report: DatasetReport) -> 
         return [Problem("binary", "", message, tuple(seen), allowed)]
     labels = [value for value in seen if value != void]
     if labels and labels[0] == 1 and 0 not in seen and labels[-1] == mapping.num_classes - 1 and report.inferred:
+        shifted = {value: value - 1 for value in range(1, labels[-1] + 1)} | ({void: void} if void in seen else {})
         message = (
             f"all masks together hold the labels {shorten(labels)} and never 0: looks like labels that start at 1; "
-            "subtract 1, with label_map=, or give class 0 its place on purpose with the number of classes"
+            f"subtract 1, with {mapped_by(shifted)}, or give class 0 its place on purpose with the number of classes"
         )
         return [Problem("off by one", "", message, tuple(seen), allowed)]
     if len(present) == 1:
@@ -248,9 +270,10 @@ def about_all(seen: list[int], mapping: LabelMapping, report: DatasetReport) -> 
         )
         return [Problem("one class", "", message, tuple(seen), allowed)]
     if plain and report.inferred and len(labels) > 1 and len(labels) < (labels[-1] + 1) / 2:
+        cure = mapped_by(in_order(seen, void)) if len(seen) <= MANY else "label_map="
         message = (
-            f"all masks together hold the labels {shorten(labels)}, with large gaps: looks like grey levels or colour "
-            "numbers instead of labels; map them with label_map=, or give the number of classes"
+            f"all masks together hold the values {shorten(seen)}, with large gaps: looks like grey levels or colour "
+            f"numbers instead of labels; map them, e.g. with {cure}, or give the number of classes"
         )
         return [Problem("values", "", message, tuple(seen), allowed)]
     if plain and report.inferred and len(labels) > 128:

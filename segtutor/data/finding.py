@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .errors import DataError
-from .labels import shorten
+from .labels import setting, shorten
 from .root import DataNotFoundError
 
 # What Pillow opens everywhere and people keep masks and photographs in.
@@ -81,8 +81,10 @@ def key_of(path: Path, folder: Path) -> str:
     return as_key(path.relative_to(folder).with_suffix("").as_posix())
 
 
-def find_pairs(images: str | os.PathLike, masks: str | os.PathLike, mask_suffix: str = "") -> tuple[Pairs, list[str]]:
-    """Pairs of two folders in alphabetical order, and one phrase for each kind of file without a partner.
+def find_pairs(
+    images: str | os.PathLike, masks: str | os.PathLike, mask_suffix: str = ""
+) -> tuple[Pairs, list[str], str]:
+    """Pairs of two folders in alphabetical order, one phrase for each kind of file without a partner, and what to do.
 
     Raises:
         DataNotFoundError: If a folder does not exist or holds no images.
@@ -99,7 +101,18 @@ def find_pairs(images: str | os.PathLike, masks: str | os.PathLike, mask_suffix:
     if suffix := as_key(mask_suffix):
         right = {key.removesuffix(suffix): path for key, path in right.items()}
     pairs = [(path, right[key]) for key, path in left.items() if key in right]
-    return pairs, unmatched(left, right)
+    cure = "give each image one mask of the same name, or set mask_suffix"
+    if ending := shared_ending(left, right):
+        cure = f"set mask_suffix={ending!r} ({setting('mask_suffix', ending, ending)})"
+    return pairs, unmatched(left, right), cure
+
+
+def shared_ending(images: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
+    """What the name of every mask has behind the name of its image, such as ``_mask``; "" if there is no such text."""
+    first = min(masks)
+    endings = [first[len(key) :] for key in images if first.startswith(key) and first != key]
+    fits = (end for end in endings if all(key.endswith(end) and key.removesuffix(end) in images for key in masks))
+    return next(fits, "")
 
 
 def unmatched(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:

@@ -95,13 +95,9 @@ class SegmentationFolder(PairDataset):
         size: tuple[int, int] | None = None,
         transform: Callable | None = None,
     ) -> None:
-        pairs, problems = find_pairs(images, masks, mask_suffix)
+        pairs, problems, cure = find_pairs(images, masks, mask_suffix)
         if problems:
-            raise DataError(
-                f"{Path(images).parent}: {'; '.join(problems)}: give each image one mask of the same name, or set "
-                "mask_suffix",
-                kind="unmatched",
-            )
+            raise DataError(f"{Path(images).parent}: {'; '.join(problems)}: {cure}", kind="unmatched")
         self._open(
             pairs, Path(images).resolve().parent.name, pairs, classes=classes, palette=palette,
             ignore_index=ignore_index, label_map=label_map, channels=channels, value_range=value_range, mean=mean,

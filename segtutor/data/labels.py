@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from .errors import MaskError
 
+MANY = 24  # values or colours that are more than a message spells out
 SMOOTHED = "a mask that was resized with interpolation, or a photograph; export it again without smoothing"
 
 
@@ -114,11 +116,40 @@ class LabelMapping:
         return labels[back.reshape(raw.shape[:2])]
 
 
+def setting(key: str, in_yaml: str, option: str) -> str:
+    """How to write a setting in a configuration and on the command line, for a message."""
+    return f"in YAML {key}: {in_yaml}, on the command line --{key.replace('_', '-')} {option}"
+
+
 def mapped_by(label_map: Mapping[int, int]) -> str:
     """How to pass a label map, for a message: to a function, in a configuration, and on the command line."""
-    pairs = ", ".join(f"{value}: {label}" for value, label in label_map.items())
+    pairs = "{" + ", ".join(f"{value}: {label}" for value, label in label_map.items()) + "}"
     option = ",".join(f"{value}:{label}" for value, label in label_map.items())
-    return f"label_map={{{pairs}}} (in YAML label_map: {{{pairs}}}, on the command line --label-map {option})"
+    return f"label_map={pairs} ({setting('label_map', pairs, option)})"
+
+
+def colored_by(colors: Sequence[tuple[int, int, int]]) -> str:
+    """How to pass a palette, likewise; its colours in the order given."""
+    codes = [f"{red:02x}{green:02x}{blue:02x}" for red, green, blue in colors]
+    quoted = "[" + ", ".join(f"'#{code}'" for code in codes) + "]"
+    return f"palette={quoted} ({setting('palette', quoted, ','.join(codes))})"
+
+
+def in_order(found: Sequence[int], ignore_index: int) -> dict[int, int]:
+    """A label map for values that are no labels: the lowest is class 0, the next class 1, and so on.
+
+    What stands far above a run of 0, 1, 2, ... is void, and so is ``ignore_index``, unless it ends equal steps.
+
+    Args:
+        found: Two values or more, in rising order.
+        ignore_index: Label of void pixels.
+    """
+    steps = [after - before for before, after in itertools.pairwise(found)]
+    void = {ignore_index} & set(found) if max(steps) - min(steps) > 1 else set()
+    inner = [value for value in found if value not in void]
+    if len(inner) > 2 and inner[:-1] == list(range(len(inner) - 1)) and inner[-1] >= len(inner):
+        void.add(inner.pop())
+    return {**{value: label for label, value in enumerate(inner)}, **dict.fromkeys(sorted(void), ignore_index)}
 
 
 def likely_cause(found: Sequence[int], mapping: LabelMapping, wrong: Mapping[int, int] | None = None) -> str:
@@ -159,7 +190,10 @@ def likely_cause(found: Sequence[int], mapping: LabelMapping, wrong: Mapping[int
     if step > 1 and all((value - found[0]) % step == 0 for value in found):
         spread = mapped_by({value: i for i, value in enumerate(found)}) if len(found) == classes else "label_map="
         return f"looks like labels spread over the grey levels to make them visible; map them back with {spread}"
-    return "the number of classes is too small, or the values need label_map="
+    plan = in_order(found, mapping.ignore_index) if 1 < len(found) <= MANY else {}
+    changed = any(value != label for value, label in plan.items())
+    example = f"a label map, e.g. {mapped_by(plan)}" if changed else "label_map="
+    return f"the number of classes is too small, or the values need {example}"
 
 
 def _void(mapping: LabelMapping, found: Sequence[int]) -> dict[int, int]:
@@ -177,7 +211,9 @@ def likely_color_cause(wrong: Sequence[tuple[int, int, int]], count: int, mappin
     if count > 256:
         return f"looks like {SMOOTHED}"
     if not mapping.colors:
-        return "looks like an RGB mask; pass palette= with one colour per class"
+        if count > MANY:
+            return "looks like an RGB mask; pass palette= with one colour per class"
+        return f"looks like an RGB mask; pass {colored_by(wrong)}, its colours in the order of the classes"
     color = wrong[0]
     nearest = min(mapping.colors, key=lambda known: max(abs(a - b) for a, b in zip(color, known, strict=True)))
     if max(abs(a - b) for a, b in zip(color, nearest, strict=True)) <= 3:

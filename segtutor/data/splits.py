@@ -126,13 +126,9 @@ class Parts:
     def _of_folder(self, part: str) -> dict[str, tuple[Path, Path]]:
         if part not in self._found:
             folder = self.folders[part][0]
-            pairs, lost = find_pairs(*self.folders[part], self.mask_suffix)
+            pairs, lost, cure = find_pairs(*self.folders[part], self.mask_suffix)
             if lost:
-                raise DataError(
-                    f"{folder.parent}: {'; '.join(lost)}: give each image one mask of the same name, or set "
-                    "mask_suffix",
-                    kind="unmatched",
-                )
+                raise DataError(f"{folder.parent}: {'; '.join(lost)}: {cure}", kind="unmatched")
             self._found[part] = {key_of(pair[0], folder): pair for pair in pairs}
         return self._found[part]
 
