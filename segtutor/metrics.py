@@ -8,13 +8,14 @@ A score that is computed per batch and then averaged depends on the batch size, 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ConfusionMatrix", "batch_averaged_miou", "boundary_band", "per_image_miou"]
+__all__ = ["ConfusionMatrix", "batch_averaged_miou", "boundary_band", "foreground", "per_image_miou"]
 
 
 class ConfusionMatrix:
@@ -236,7 +237,7 @@ class ConfusionMatrix:
                 f"the logits are not a number (NaN) at {undecided} of {int(valid.sum())} pixels that count: the model "
                 "has diverged, so there is nothing to score"
             )
-        return prediction.argmax(-3) if prediction.shape[-3] > 1 else (prediction.squeeze(-3) > 0).long()
+        return prediction.argmax(-3) if prediction.shape[-3] > 1 else foreground(prediction.squeeze(-3))
 
     def _scored(self, scores: Tensor) -> Tensor:
         """The scores of the classes, NaN for one that is ignored: none of its pixels counts, so it would be 0."""
@@ -254,6 +255,29 @@ class ConfusionMatrix:
                 raise ValueError(f"the {name} holds {shown}; allowed are 0..{self.num_classes - 1}{void}")
         pairs = self.num_classes * target + prediction
         return pairs.bincount(minlength=self.num_classes**2).view_as(self.matrix).cpu()
+
+
+def foreground(logits: Tensor) -> Tensor:
+    """Labels out of the one logit per pixel of a binary model: 1 where it is above 0, which is a probability of 0.5.
+
+    Probabilities are above 0 nearly everywhere, so all would be foreground: scores that reach from one end of [0, 1]
+    to the other and nowhere beyond are answered with a warning.
+
+    Args:
+        logits: of any shape and float type.
+
+    Returns:
+        int64, the same shape.
+    """
+    if logits.numel():
+        low, high = (float(end) for end in logits.aminmax())
+        if 0 <= low < 0.05 and 0.95 < high <= 1:
+            warnings.warn(
+                "all logits lie in [0, 1], as probabilities do, and every one above 0 is taken for foreground: if they "
+                "are probabilities p, give the labels (p > 0.5).long()",
+                stacklevel=2,
+            )
+    return (logits > 0).long()
 
 
 def boundary_band(target: Tensor, width: int = 3, ignore_index: int | None = 255) -> Tensor:

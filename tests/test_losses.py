@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -747,3 +748,51 @@ def test_cuda_reports_wrong_labels_without_an_assert(loss, task):
         loss(logits, target)
     assert loss(logits, target).isfinite()  # the device is still alive
     assert copy.deepcopy(loss)(logits, target).isfinite()
+
+
+# --- probabilities in place of logits ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10**6), st.integers(2, 30), st.floats(0.01, 100), st.sampled_from(LOSSES),
+    st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16]),
+)  # fmt: skip
+def test_a_softmax_before_a_loss_is_refused_and_its_logarithm_is_not(seed, classes, scale, loss, dtype):
+    logits, target = batch("multiclass", classes=classes, seed=seed, scale=scale)
+    probabilities = logits.softmax(1)
+    with pytest.raises(ValueError, match=f"^{loss.__name__}: .*probabilities.*softmax out of the model"):
+        loss()(probabilities.to(dtype), target)
+    logarithms = probabilities.clamp(min=1e-300).log()
+    torch.testing.assert_close(loss()(logarithms, target), loss()(logits, target), rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.floats(1e-3, 100), st.sampled_from(PAIRS))
+def test_logits_are_taken_for_logits(seed, scale, pair):
+    loss, task = pair
+    logits, target = batch(task, seed=seed, scale=scale)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for scores in (logits, logits.clamp(min=0), torch.zeros_like(logits), torch.ones_like(logits)):
+            assert loss(task)(scores, target).isfinite()
+
+
+@pytest.mark.parametrize(("loss", "task"), [pair for pair in PAIRS if pair[1] != "multiclass"])
+def test_a_sigmoid_before_a_loss_is_answered_once_with_a_warning(loss, task):
+    logits, target = batch(task, scale=8.0)
+    loss = loss(task)
+    with pytest.warns(UserWarning, match=f"^{type(loss).__name__}: .*torch.logit"):
+        loss(logits.sigmoid(), target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(logits.sigmoid(), target)
+
+
+def test_a_loss_looks_for_probabilities_until_it_knows():
+    """The range is read by the host, which on a GPU would have to wait for each batch."""
+    loss, (logits, target) = CrossEntropyLoss(), batch("multiclass")
+    loss(logits, target)
+    assert loss._probabilities.settled
+    loss(logits.softmax(1), target)  # so far nobody does both
+    assert pickle.loads(pickle.dumps(loss))(logits, target).isfinite()

@@ -1,6 +1,7 @@
 """Scores against torchmetrics, scikit-learn, smp, brute force and a worked example; set mIoU against batch averages."""
 
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtutor.metrics import ConfusionMatrix, batch_averaged_miou, boundary_band, per_image_miou
+from segtutor.metrics import ConfusionMatrix, batch_averaged_miou, boundary_band, foreground, per_image_miou
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -456,3 +457,34 @@ def test_cuda_counts_the_same(dtype):
     with pytest.raises(ValueError, match=r"use \.to\(device\)"):
         there.update(logits.cuda(), target)
     assert torch.equal(there.matrix, here.matrix)
+
+
+# --- the one logit of a binary model ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.floats(1e-3, 1e3))
+def test_one_logit_is_foreground_above_zero(seed, scale):
+    logits = torch.randn(2, 9, 7, generator=torch.Generator().manual_seed(seed)) * scale
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert foreground(logits).equal((logits.sigmoid() > 0.5).long())
+        assert foreground(logits[:0]).shape == (0, 9, 7) and foreground(-logits.abs()).sum() == 0
+
+
+def test_probabilities_in_place_of_the_one_logit_are_answered_with_a_warning():
+    prediction, target = maps(classes=2)
+    probabilities = torch.where(prediction == 1, 0.99, 0.01)[:, None]
+    with pytest.warns(UserWarning, match=r"\(p > 0.5\).long\(\)"):
+        ConfusionMatrix(2).update(probabilities, target)
+    by_labels = ConfusionMatrix(2).update((probabilities[:, 0] > 0.5).long(), target)
+    assert by_labels.matrix.equal(ConfusionMatrix(2).update(torch.logit(probabilities), target).matrix)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 9))
+def test_probabilities_of_several_classes_score_as_their_logits(seed, classes):
+    _, target = maps(classes=classes, seed=seed)
+    logits = torch.randn(4, classes, 9, 7, generator=torch.Generator().manual_seed(seed))
+    by_logits, by_probabilities = (ConfusionMatrix(classes).update(x, target) for x in (logits, logits.softmax(1)))
+    assert by_logits.matrix.equal(by_probabilities.matrix)

@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from contract import images as normal
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segtutor import data
@@ -297,6 +299,17 @@ def test_presets_build(name):
 def test_inputs_that_cannot_be_meant_are_refused(image, logits, says):
     with pytest.raises(ValueError, match=says):
         DenseCRF()(image, logits)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 30), st.floats(0.01, 30), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_probabilities_are_refused_and_their_logarithms_are_not(seed, classes, scale, dtype):
+    image, crf = scene(0, (8, 8))[0], DenseCRF(iterations=1)
+    logits = normal(1, classes, 8, 8, seed=seed) * scale
+    with pytest.raises(ValueError, match="they are probabilities: pass their logarithms"):
+        crf(image, logits.softmax(1).to(dtype))
+    by_logarithms = crf(image, logits.softmax(1).clamp(min=1e-38).log())
+    torch.testing.assert_close(by_logarithms, crf(image, logits), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(

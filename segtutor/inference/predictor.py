@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segtutor.metrics import foreground
 from segtutor.modes import kept_modes
 
 
@@ -55,7 +56,7 @@ def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None
             "the model's scores are not numbers (NaN): its weights are broken, load those of an earlier step"
         )
     if logits.shape[1] == 1:
-        return (logits[0, 0] > 0).long().cpu()  # (H, W)
+        return foreground(logits[0, 0]).cpu()  # (H, W)
     return logits[0].argmax(0).cpu()  # (H, W)
 
 

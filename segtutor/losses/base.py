@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segtutor.losses.labels import LabelCheck
+from segtutor.losses.probabilities import ProbabilityCheck
 
 TASKS = ("multiclass", "binary", "multilabel")
 
@@ -22,8 +23,9 @@ class SegmentationLoss(nn.Module):
         ignore_index: the label of void pixels; ``None`` if every pixel counts.
 
     Raises:
-        ValueError: for shapes or labels that do not fit. On a CUDA device labels are checked without making the host
-            wait: a batch with a wrong label has loss NaN (and gradient 0), and a later call of the loss raises.
+        ValueError: for shapes or labels that do not fit, and for probabilities in place of logits. On a CUDA device
+            labels are checked without making the host wait: a batch with a wrong label has loss NaN (and gradient 0),
+            and a later call of the loss raises.
     """
 
     def __init__(self, task: str = "multiclass", *, ignore_index: int | None = 255):
@@ -33,9 +35,11 @@ class SegmentationLoss(nn.Module):
         self.task = task
         self.ignore_index = ignore_index
         self._labels = LabelCheck()
+        self._probabilities = ProbabilityCheck()
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         _check_shapes(self, logits, target)
+        self._probabilities.check(self, logits, self.task)
         target = target.long()
         valid = torch.ones_like(target, dtype=torch.bool) if self.ignore_index is None else target != self.ignore_index
         classes = logits.shape[1] if self.task == "multiclass" else 2

@@ -22,7 +22,8 @@ With logits :math:`u`, Potts compatibility and :math:`Q = \mathrm{softmax}(u)` t
   probabilities to 0.01 on average (tests). The Gaussian of positions alone is separable, hence exact.
 * The compatibility of labels is Potts', as in DeepLab, and nothing is learned.
 
-**Shapes.** images (B, 3, H, W), 0 to 255, and logits (B, C, H, W) to probabilities (B, C, H, W).
+**Shapes.** images (B, 3, H, W), 0 to 255, and logits (B, C, H, W), such as log-probabilities, to probabilities
+(B, C, H, W).
 """
 
 from collections.abc import Callable, Iterator
@@ -159,6 +160,11 @@ def check_pair(images: Tensor, logits: Tensor) -> None:
         )
     if logits.shape[1] < 2:
         raise ValueError("logits have 1 class, and there is nothing to choose: stack zeros (background) before them.")
+    if logits.amin() >= 0 and (logits.float().sum(1) - 1).abs().amax() < 0.01:
+        raise ValueError(
+            "logits lie in 0 .. 1 and sum to 1 over the classes, so they are probabilities: pass their logarithms, "
+            "probabilities.clamp(min=1e-8).log()."
+        )
     if images.is_floating_point() and not (images.amin() >= 0 and images.amax() > 1):
         raise ValueError(
             f"images lie in {images.amin():.3g} .. {images.amax():.3g}, but sigma_beta is in grey levels of 0 .. 255: "

@@ -51,7 +51,8 @@ def show_panels(
     Args:
         image: (C, H, W) in [0, 1], or several as (B, C, H, W) or a list.
         truth: (H, W) labels, or several. Void pixels are hatched.
-        prediction: (H, W) labels or (num_classes, H, W) logits, or several; None leaves the last two panels out.
+        prediction: (H, W) labels or (num_classes, H, W) logits, or several; None leaves the last two panels out. The
+            one logit of a binary model is above 0 for foreground.
         spec: class names and void label. None: classes are numbered and 255 is void.
         title: line above the figure.
         names: a name for each row, written at its left.
@@ -64,7 +65,8 @@ def show_panels(
     predictions = None if prediction is None else _rows(prediction, 2)
     if predictions is not None:
         if isinstance(prediction, (Tensor, np.ndarray)) and prediction.ndim == 3 and len(truths) == 1:
-            predictions = [prediction] if prediction.shape[0] != 1 else [prediction[0]]  # logits of one image
+            floats = torch.as_tensor(prediction).is_floating_point()  # logits of one image, of one channel or more
+            predictions = [prediction] if floats or prediction.shape[0] != 1 else [prediction[0]]
         predictions = [_labels(p) for p in predictions]
         images, truths = (x * len(predictions) if len(x) == 1 else x for x in (images, truths))
     groups = [images, truths] + ([predictions] if predictions is not None else [])
@@ -273,12 +275,12 @@ def _picture(image: Tensor | np.ndarray) -> np.ndarray:
 
 
 def _labels(mask: Tensor | np.ndarray) -> np.ndarray:
-    """(H, W) labels, or (num_classes, H, W) logits -> (H, W) int."""
+    """(H, W) labels, or (num_classes, H, W) logits, or (1, H, W) of a binary model -> (H, W) int."""
     tensor = torch.as_tensor(mask).detach().cpu()
     if tensor.dim() == 3 and tensor.is_floating_point():
         if tensor.isnan().any():
             raise ValueError("the logits are not numbers (NaN), so they name no classes: the model has diverged")
-        tensor = tensor.argmax(0)
+        tensor = tensor.argmax(0) if len(tensor) > 1 else tensor[0] > 0
     if tensor.dim() != 2:
         raise ValueError(f"a mask is (H, W), got {tuple(tensor.shape)}")
     return tensor.long().numpy()
