@@ -40,7 +40,7 @@ def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
     return layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
     """Resize such tokens bilinearly: (B, h, w, C) to (B, *size, C)."""
     return resize(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
 
@@ -62,7 +62,7 @@ class EfficientAttention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
         self.out = nn.Linear(channels, channels)
         self.reduce = nn.Conv2d(channels, channels, reduction, stride=reduction) if reduction > 1 else None
-        self.reduce_norm = nn.LayerNorm(channels) if reduction > 1 else None
+        self.reduce_norm = nn.LayerNorm(channels) if reduction > 1 else nn.Identity()
 
     def split(self, x: Tensor) -> Tensor:
         """x (B, h, w, C) to (B, heads, h w, C / heads)."""
@@ -124,17 +124,19 @@ class Stage(nn.Module):
         channels: channels of a token.
         heads: attention heads.
         reduction: of keys and values.
-        drop_paths: rate of stochastic depth of each block; their number is the stage's depth.
+        rates: rate of stochastic depth of each block; their number is the stage's depth.
         kernel: side of a patch.
         stride: distance of patches, below ``kernel`` so that they overlap.
     """
 
-    def __init__(self, in_channels, channels, heads, reduction, drop_paths, kernel=3, stride=2):
+    def __init__(
+        self, in_channels: int, channels: int, heads: int, reduction: int, rates: list[float], kernel: int, stride: int
+    ):
         super().__init__()
         # ViT's patches share no pixel: an edge that falls between two of them is seen by neither.
         self.embed = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2)
         self.embed_norm = nn.LayerNorm(channels)
-        self.blocks = nn.ModuleList(Block(channels, heads, reduction, rate) for rate in drop_paths)
+        self.blocks = nn.ModuleList(Block(channels, heads, reduction, rate) for rate in rates)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -174,12 +176,10 @@ class MixTransformer(nn.Module):
     ):
         super().__init__()
         self.in_channels, self.channels, self.strides = in_channels, tuple(channels), (4, 8, 16, 32)
-        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
+        rates = [part.tolist() for part in torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))]
         before = (in_channels, *channels[:-1])
-        self.stages = nn.ModuleList(
-            Stage(*sizes, rate.tolist(), *((7, 4) if stage == 0 else (3, 2)))
-            for stage, (*sizes, rate) in enumerate(zip(before, channels, heads, reductions, rates, strict=True))
-        )
+        stages = zip(before, channels, heads, reductions, rates, (7, 3, 3, 3), (4, 2, 2, 2), strict=True)
+        self.stages = nn.ModuleList(Stage(*settings) for settings in stages)
         init_transformer(self)
         init_convolutions(self)
 
@@ -220,14 +220,15 @@ class MLPDecoder(nn.Module):
         # One matrix over the concatenation of four maps is the sum of four matrices, one over each of them.
         self.fuse = nn.ModuleList(nn.Linear(proj_dim, proj_dim, bias=False) for _ in channels)
         bound = (len(channels) * proj_dim) ** -0.5  # PyTorch's own start of the one matrix
-        for layer in self.fuse:
-            nn.init.uniform_(layer.weight, -bound, bound)
+        for weight in self.fuse.parameters():
+            nn.init.uniform_(weight, -bound, bound)
         self.norm = BatchNorm2d(proj_dim)
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """c1 .. c4, (B, C, h, w) each, to (B, proj_dim, H/4, W/4), at the size of c1."""
-        fused, size = None, maps[0].shape[2:]
+        size = maps[0].shape[2:]
+        fused: Any = None  # the sum so far
         for c, project, fuse in zip(maps, self.project, self.fuse, strict=True):
             level = project(c.permute(0, 2, 3, 1))  # (B, h, w, E)
             level = fuse(enlarge(level, size) if self.upsample_first else level)
@@ -240,7 +241,7 @@ class MLPDecoder(nn.Module):
     def merge(self) -> None:
         """Make one matrix of each level's two, in place, once training is over: the same sum up to rounding."""
         for level, (project, fuse) in enumerate(zip(self.project, self.fuse, strict=True)):
-            if isinstance(fuse, nn.Linear):
+            if isinstance(project, nn.Linear) and isinstance(fuse, nn.Linear):
                 project.weight.copy_(fuse.weight @ project.weight)
                 project.bias.copy_(fuse.weight @ project.bias)
                 self.fuse[level] = nn.Identity()
@@ -277,7 +278,7 @@ class SegFormer(nn.Module):
     ):
         super().__init__()
         check_num_classes(num_classes)
-        backbone = {"channels": channels, "depths": depths, "heads": heads, "drop_path": drop_path}
+        backbone: dict[str, Any] = {"channels": channels, "depths": depths, "heads": heads, "drop_path": drop_path}
         self.backbone = MixTransformer(in_channels=in_channels, **backbone)
         self.decoder = MLPDecoder(channels, proj_dim, dropout)
         self.classifier = nn.Conv2d(proj_dim, num_classes, 1)

@@ -71,7 +71,7 @@ def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], lik
     return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, float("-inf"))[:, None]
 
 
-def restore_index(attention: nn.Module, _: object) -> None:
+def restore_index(attention: "WindowAttention", _: object) -> None:
     """Compute the index anew after loading: it is in no file, and a model made on the meta device has no numbers."""
     attention.index = relative_index(attention.window).to(attention.bias_table.device)
 

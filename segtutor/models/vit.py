@@ -165,6 +165,7 @@ class ViT(nn.Module):
         """Who looks at whom: for each block the weights (B, heads, N, N), a row for each token that asks."""
         tokens, _ = self.embed(images)  # (B, N, D)
         maps = []
+        block: Any  # a `Block`, of which nn.Sequential says no more than that it is a module
         for block in self.blocks:
             maps.append(block.attention.forward_with_weights(block.norm1(tokens))[1])  # (B, heads, N, N)
             tokens = block(tokens)
