@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,7 +10,8 @@ import torch
 
 from segtutor import probe
 from segtutor.factory import create_backbone, create_model, list_heads
-from segtutor.factory.backbones import BACKBONES, list_backbone_names, list_backbone_uses
+from segtutor.factory.backbones import list_backbone_names, list_backbone_uses
+from segtutor.factory.backbones.registry import output_strides
 from segtutor.factory.config import shipped_configs
 from segtutor.factory.heads import HEADS
 from segtutor.factory.messages import suggest
@@ -66,18 +66,14 @@ class HeadCard:
 def backbone_card(name: str) -> BackboneCard:
     """Count one backbone, without allocating its weights."""
     section = list_backbone_names()[name]
-    build = BACKBONES[section["type"]].build
-    hints = typing.get_type_hints(build.__init__ if isinstance(build, type) else build)
-    strides = typing.get_args(hints.get("output_stride", typing.Literal[32]))
     with torch.device("meta"):
         backbone = create_backbone(section)
     gflops = probe.count_flops(backbone, SIZE) / 1e9
     published = getattr(getattr(backbone, "network", None), "pretrained_cfg", None) or {}
     licence = "non-commercial (NVIDIA)" if section["type"] == "segformer" else published.get("license") or ""
     use = list_backbone_uses()[name]
-    return BackboneCard(
-        name, probe.count_parameters(backbone), gflops, tuple(backbone.channels), tuple(strides), licence, use
-    )
+    strides = output_strides(section["type"])
+    return BackboneCard(name, probe.count_parameters(backbone), gflops, backbone.channels, strides, licence, use)
 
 
 def head_card(name: str) -> HeadCard:
@@ -87,7 +83,7 @@ def head_card(name: str) -> HeadCard:
     gflops = (probe.count_flops(model, SIZE) - probe.count_flops(model.backbone, SIZE)) / 1e9
     head = model.head
     when = getattr(head, "when", "")
-    return HeadCard(name, probe.count_parameters(head), gflops, tuple(head.in_strides), head.out_stride, when)
+    return HeadCard(name, probe.count_parameters(head), gflops, head.in_strides, head.out_stride, when)
 
 
 def listing(names: Iterable[str] = ()) -> str:

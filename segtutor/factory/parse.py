@@ -9,7 +9,7 @@ from segtutor.factory.heads.base import parse_head
 from segtutor.factory.messages import suggest
 
 
-def parse_config(config: Any, **settings) -> ModelConfig:
+def parse_config(config: Any, **settings: Any) -> ModelConfig:
     """Check a configuration and fill in its defaults; see `create_model` for its forms."""
     if isinstance(config, str) and not config.endswith((".yaml", ".yml")) and config not in shipped_configs():
         config = expand(config)

@@ -71,7 +71,7 @@ class ModelInfo:
     ) -> "ModelInfo":
         """What a data set's spec knows, and the sizes of its images."""
         palette = tuple(tuple(color) for color in spec.palette)
-        size = None if input_size is None else tuple(input_size)
+        size = None if input_size is None else (input_size[0], input_size[1])
         values = tuple(getattr(spec, "value_range", cls.value_range))
         return cls(
             tuple(spec.classes), palette, spec.ignore_index, tuple(spec.mean), tuple(spec.std), size, values, resize
@@ -127,8 +127,9 @@ class SegmentationModel(nn.Module):
         read = {STRIDES.index(stride) for stride in getattr(self.head, "in_strides", STRIDES)}
         if self.auxiliary is not None:
             read.add(2)
-        if hasattr(self.backbone, "leave_unread"):
-            self.backbone.leave_unread({0, 1, 2, 3} - read)
+        leave_unread = getattr(self.backbone, "leave_unread", None)
+        if leave_unread is not None:
+            leave_unread({0, 1, 2, 3} - read)
 
     def forward_features(self, images: Tensor) -> tuple[Features, HeadOutput]:
         """Everything before the final resize: the four maps, and logits and embedding at the head's stride."""
@@ -150,7 +151,7 @@ class SegmentationModel(nn.Module):
         check_auxiliary(wanted, self.auxiliary)
         features, output = self.forward_features(images)
         logits = resize(output.logits, images.shape[2:])  # (B, num_classes, H, W)
-        if not wanted:
+        if not wanted or self.auxiliary is None:
             return logits
         coarse = self.auxiliary(features._replace(c4=features.c3)).logits  # (B, num_classes, H/16, W/16)
         return logits, resize(coarse, images.shape[2:])  # (B, num_classes, H, W) twice

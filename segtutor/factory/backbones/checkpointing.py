@@ -40,7 +40,7 @@ def find_blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-class Checkpointed:
+class Checkpointed(nn.Module):
     """A mixin: a block whose forward keeps its inputs alone, and runs again when the gradients are wanted."""
 
     def forward(self, *inputs: Any, **options: Any) -> Any:

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from segtutor.factory.backbones.pretrained import check_names, load_with_channels, local_weights
-from segtutor.factory.backbones.registry import IMAGENET, Features, Statistics, register_backbone
+from segtutor.factory.backbones.registry import IMAGENET, Backbone, Features, Statistics, register_backbone
 from segtutor.factory.backbones.timm import (
     ResNetV2Backbone,
     TimmBackbone,
@@ -20,7 +20,7 @@ from segtutor.models.segformer import MIT_PRESETS, MixTransformer
 from segtutor.weights import WeightsError, load_pretrained
 
 
-class PlainBackbone(nn.Module):
+class PlainBackbone(Backbone):
     """A network of this package that returns four maps and has ``channels`` and ``strides``.
 
     Args:
@@ -28,7 +28,7 @@ class PlainBackbone(nn.Module):
         statistics: what images are normalised by for its published weights; None: there are none.
     """
 
-    def __init__(self, network: nn.Module, statistics: Statistics | None = None):
+    def __init__(self, network: MixTransformer | VoVNet, statistics: Statistics | None = None):
         super().__init__()
         self.network, self.channels, self.strides = network, network.channels, network.strides
         self.statistics = statistics
@@ -38,7 +38,7 @@ class PlainBackbone(nn.Module):
         return Features(*self.network(images))
 
 
-def _resnet_channels(depth: int, **_) -> tuple[int, ...]:
+def _resnet_channels(depth: int, **_: Any) -> tuple[int, ...]:
     return (64, 128, 256, 512) if depth < 50 else (256, 512, 1024, 2048)
 
 
@@ -190,8 +190,9 @@ def convnext(
     output_stride: Literal[32, 16, 8] = 32,
 ) -> TimmBackbone:
     """ConvNeXt (Liu et al. 2022): a ResNet in the proportions of Swin, 7x7 depthwise in the place of attention."""
-    weights = {"pretrained": pretrained, "output_stride": output_stride}
-    return TimmBackbone(f"convnext_{variant}", in_channels, out_indices=(0, 1, 2, 3), **weights)
+    indices = (0, 1, 2, 3)
+    name = f"convnext_{variant}"
+    return TimmBackbone(name, in_channels, pretrained=pretrained, output_stride=output_stride, out_indices=indices)
 
 
 @register_backbone(
@@ -222,9 +223,9 @@ def segformer(
     network = MixTransformer(in_channels=in_channels, **MIT_PRESETS[variant[4:]])
     if pretrained:
         published = MixTransformer(**MIT_PRESETS[variant[4:]])
-        where = {"name": f"nvidia/{variant}"} if pretrained is True else {"path": pretrained}
+        path = None if pretrained is True else pretrained
         try:
-            load_pretrained(published, **where)
+            load_pretrained(published, f"nvidia/{variant}", path=path)
         except (ValueError, WeightsError) as error:
             raise ConfigError(f"backbone.pretrained: {error}") from error
         load_with_channels(network, published.state_dict(), "stages.0.embed.weight", variant)
@@ -246,7 +247,7 @@ def any_timm(
     """
     given = options or {}
     check_options(given)
-    weights = {"pretrained": pretrained, "output_stride": output_stride}
-    backbone = TimmBackbone(name, in_channels, **weights, **timm_options(name, output_stride, given))
+    options = timm_options(name, output_stride, given)
+    backbone = TimmBackbone(name, in_channels, pretrained=pretrained, output_stride=output_stride, **options)
     check_larger_images(backbone, name, in_channels)
     return backbone

@@ -1,7 +1,7 @@
 """Take a backbone, or its normalisations alone, out of training, and back."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -35,9 +35,9 @@ def freeze(backbone: nn.Module, what: Frozen = True) -> None:
         restore(backbone, KeptFrozen)
     if what is False:
         return
-    extend(backbone, KeptFrozen)
-    backbone.frozen = what
-    backbone.learned = tuple(name for name, parameter in backbone.named_parameters() if parameter.requires_grad)
+    kept = extend(backbone, KeptFrozen)
+    kept.frozen = what
+    kept.learned = tuple(name for name, parameter in backbone.named_parameters() if parameter.requires_grad)
     for part in [backbone] if what is True else running_norms(backbone):
         part.requires_grad_(False)
     backbone.train(backbone.training)
@@ -50,7 +50,7 @@ def running_norms(module: nn.Module) -> Iterator[nn.Module]:
             yield layer
 
 
-class KeptFrozen:
+class KeptFrozen(nn.Module):
     """A mixin: a backbone that, as a whole or in its normalisations, stays in evaluation mode.
 
     Attributes:
@@ -61,7 +61,7 @@ class KeptFrozen:
     frozen: Frozen
     learned: tuple[str, ...]
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> Any:
         """Set the mode of what is not frozen; the model's own ``train()`` reaches this like any other part's."""
         super().train(mode and self.frozen == "norms")
         for layer in running_norms(self):

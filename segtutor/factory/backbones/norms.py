@@ -10,6 +10,9 @@ from segtutor.layers import BatchNorm2d
 class BatchNormAct2d(BatchNorm2d):
     """Batch normalisation with dropout and activation behind it, as timm's class of this name has them."""
 
+    act: nn.Module
+    drop: nn.Module
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W) per channel, drop, activate; same shape out."""
         return self.act(self.drop(super().forward(x)))
@@ -17,6 +20,9 @@ class BatchNormAct2d(BatchNorm2d):
 
 class SyncBatchNormAct(nn.SyncBatchNorm):
     """What `BatchNormAct2d` becomes where several processes share their statistics."""
+
+    act: nn.Module
+    drop: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W) per channel, drop, activate; same shape out."""

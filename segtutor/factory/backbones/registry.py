@@ -10,10 +10,11 @@ are keys of every backbone, and nothing has to be done for them.
 """
 
 import dataclasses
+import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,27 +24,7 @@ from segtutor.factory.backbones.freezing import Frozen, freeze
 from segtutor.factory.config import ConfigError, parse, section_of, type_of
 
 STRIDES = (4, 8, 16, 32)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A registered backbone type.
-
-    Attributes:
-        build: ``build(in_channels, **settings)``, a module with ``channels`` and ``strides`` whose forward returns
-            `Features`.
-        channels: ``channels(**settings)``, the channel counts of c1 .. c4, or None to ask a built module.
-        names: short names, each with the settings that it stands for.
-        uses: for a short name, in one sentence, when to use it.
-    """
-
-    build: Callable[..., nn.Module]
-    channels: Callable[..., tuple[int, ...]] | None
-    names: Mapping[str, Mapping[str, Any]]
-    uses: Mapping[str, str] = field(default_factory=dict)
-
-
-BACKBONES: dict[str, Entry] = {}
+Build = TypeVar("Build", bound=Callable[..., nn.Module])
 
 
 class Statistics(NamedTuple):
@@ -91,13 +72,51 @@ class Features(NamedTuple):
         return self.c1, self.c2, self.c3, self.c4
 
 
+class Backbone(nn.Module):
+    """What is common to the backbones of this package; one of your own need not inherit from it, only look like it.
+
+    Attributes:
+        channels: channel counts of c1 .. c4.
+        strides: output strides of c1 .. c4.
+        statistics: what images are normalised by for its published weights; None: nobody knows.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    statistics: Statistics | None = None
+
+    def forward(self, images: Tensor) -> Features:
+        """images (B, in_channels, H, W) to the four maps."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward.")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered backbone type.
+
+    Attributes:
+        build: ``build(in_channels, **settings)``, a `Backbone` or what looks like one.
+        channels: ``channels(**settings)``, the channel counts of c1 .. c4, or None to ask a built module.
+        names: short names, each with the settings that it stands for.
+        uses: for a short name, in one sentence, when to use it.
+    """
+
+    build: Callable[..., Backbone]
+    channels: Callable[..., tuple[int, ...]] | None
+    names: Mapping[str, Mapping[str, Any]]
+    uses: Mapping[str, str] = field(default_factory=dict)
+
+
+BACKBONES: dict[str, Entry] = {}
+
+
 def register_backbone(
     name: str,
     *,
     channels: Callable[..., tuple[int, ...]] | None = None,
     names: Mapping[str, Mapping[str, Any]] | None = None,
     uses: Mapping[str, str] | None = None,
-) -> Callable[[Callable], Callable]:
+) -> Callable[[Build], Build]:
     """Decorate a class or function ``(in_channels, *, settings...) -> module`` to make it a backbone type.
 
     Args:
@@ -110,11 +129,11 @@ def register_backbone(
         ConfigError: the name or a short name is taken.
     """
 
-    def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        short = {name: {}} if names is None else names
+    def register(build: Build) -> Build:
+        short: Mapping[str, Mapping[str, Any]] = {name: {}} if names is None else names
         for taken in {name} & BACKBONES.keys() | short.keys() & list_backbone_names().keys():
             raise ConfigError(f"backbone.type: '{taken}' is already registered; choose another name.")
-        BACKBONES[name] = Entry(build, channels, short, uses or {})
+        BACKBONES[name] = Entry(cast(Callable[..., Backbone], build), channels, short, uses or {})
         return build
 
     return register
@@ -153,14 +172,13 @@ def of_every_backbone(*, checkpointing: bool = False, frozen: Frozen = False) ->
     """
 
 
-def _output_strides(name: str) -> tuple[int, ...]:
+def output_strides(name: str) -> tuple[int, ...]:
     """The values of ``output_stride`` that a backbone type allows."""
-    build = BACKBONES[name].build
-    hints = typing.get_type_hints(build.__init__ if isinstance(build, type) else build)
-    return typing.get_args(hints.get("output_stride")) or (32,)
+    stride = inspect.signature(BACKBONES[name].build, eval_str=True).parameters.get("output_stride")
+    return (stride is not None and typing.get_args(stride.annotation)) or (32,)
 
 
-def parse_backbone(config) -> dict[str, Any]:
+def parse_backbone(config: Any) -> dict[str, Any]:
     """Check the backbone section (or a whole configuration's): ``type`` and its settings, defaults filled in."""
     section = section_of(config, "backbone")
     short = section.get("type") if isinstance(section, Mapping) and len(section) == 1 else None
@@ -168,8 +186,8 @@ def parse_backbone(config) -> dict[str, Any]:
         section = list_backbone_names().get(short, section)
     name = type_of(section, "backbone", BACKBONES)
     stride = section.get("output_stride")
-    if stride in (16, 8) and stride not in _output_strides(name):
-        able = ", ".join(other for other in list_backbones() if stride in _output_strides(other))
+    if stride in (16, 8) and stride not in output_strides(name):
+        able = ", ".join(other for other in list_backbones() if stride in output_strides(other))
         raise ConfigError(f"backbone.output_stride: {name} cannot be dilated to {stride}; these types can: {able}.")
     own = parse(BACKBONES[name].build, section, "backbone", known=("type", *_COMMON))
     shared = {key: section[key] for key in _COMMON if key in section}
@@ -181,7 +199,7 @@ def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in ("type", *_COMMON)}
 
 
-def build_backbone(settings: Mapping[str, Any], in_channels: int) -> nn.Module:
+def build_backbone(settings: Mapping[str, Any], in_channels: int) -> Backbone:
     """Build a backbone from checked settings."""
     backbone = BACKBONES[settings["type"]].build(in_channels, **_own(settings))
     if settings.get("checkpointing"):
@@ -191,9 +209,9 @@ def build_backbone(settings: Mapping[str, Any], in_channels: int) -> nn.Module:
     return backbone
 
 
-def backbone_strides(config) -> tuple[int, ...]:
+def backbone_strides(config: Any) -> tuple[int, ...]:
     """The output strides of c1 .. c4 that a whole configuration asks for; without a backbone in it, 4 to 32."""
-    if dataclasses.is_dataclass(config):
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = dataclasses.asdict(config)
     if not isinstance(config, Mapping) or "backbone" not in config:
         return STRIDES
@@ -201,7 +219,7 @@ def backbone_strides(config) -> tuple[int, ...]:
     return tuple(min(stride, settings.get("output_stride", 32)) for stride in STRIDES)
 
 
-def create_backbone(config, in_channels: int | None = None) -> nn.Module:
+def create_backbone(config: Any, in_channels: int | None = None) -> Backbone:
     """Build a backbone: images (B, in_channels, H, W) to `Features`.
 
     Args:
@@ -217,12 +235,12 @@ def create_backbone(config, in_channels: int | None = None) -> nn.Module:
     return build_backbone(parse_backbone(config), _channels_of(config) if in_channels is None else in_channels)
 
 
-def _channels_of(config) -> int:
+def _channels_of(config: Any) -> int:
     """The channels of the images that a configuration asks for, else 3."""
     return config.get("in_channels", 3) if isinstance(config, Mapping) else getattr(config, "in_channels", 3)
 
 
-def get_backbone_statistics(config) -> Statistics | None:
+def get_backbone_statistics(config: Any) -> Statistics | None:
     """What the images of a pretrained backbone are normalised by, without fetching or allocating a single weight.
 
     Args:
@@ -243,7 +261,7 @@ def get_backbone_statistics(config) -> Statistics | None:
     return None if known is None else known.of_channels(_channels_of(config))
 
 
-def get_backbone_channels(config) -> list[int]:
+def get_backbone_channels(config: Any) -> list[int]:
     """The channel counts of c1 .. c4, without allocating a single weight.
 
     Raises:

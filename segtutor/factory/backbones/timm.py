@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segtutor.factory.backbones.norms import KeepsActivations, adapt_norms
 from segtutor.factory.backbones.packaged import PACKAGES, packaged_weights
 from segtutor.factory.backbones.pretrained import check_connection, check_names, local_weights, unreachable
-from segtutor.factory.backbones.registry import STRIDES, Features, Statistics
+from segtutor.factory.backbones.registry import STRIDES, Backbone, Features, Statistics
 from segtutor.factory.config import ConfigError
 from segtutor.factory.messages import suggest
 from segtutor.layers import pad_to_multiple
@@ -61,7 +61,8 @@ def published(name: str) -> dict[str, Any]:
         raise ConfigError(f"backbone.name: {name} is not on this machine, and the hub cannot be reached ({reason}).")
     try:
         with torch.device("meta"):
-            return dict(timm.create_model(name).pretrained_cfg)
+            network: Any = timm.create_model(name)
+            return dict(network.pretrained_cfg)
     except Exception as error:  # offline, no such repository, no network of timm in it: each has a type of its own
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ConfigError(
@@ -70,7 +71,7 @@ def published(name: str) -> dict[str, Any]:
         ) from None
 
 
-def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **options: Any) -> nn.Module:
+def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **options: Any) -> Any:
     """Build a timm network, with random, published or local weights, and never one for another.
 
     Args:
@@ -78,6 +79,9 @@ def timm_network(name: str, in_channels: int, pretrained: bool | str = False, **
         in_channels: channels of the images; weights of the first layer are adapted.
         pretrained: False, True (timm's default weights, downloaded once) or the path of a weights file.
         options: passed on to timm.
+
+    Returns:
+        The network; of what timm's networks have beside layers, torch's types know nothing.
 
     Raises:
         ConfigError: weights that cannot be had or do not fit.
@@ -127,7 +131,7 @@ def _statistics(network: nn.Module) -> Statistics | None:
     return Statistics(tuple(known["mean"]), tuple(known["std"]))
 
 
-class TimmBackbone(KeepsActivations):
+class TimmBackbone(KeepsActivations, Backbone):
     """A timm network behind the interface of this package.
 
     Args:
@@ -154,12 +158,12 @@ class TimmBackbone(KeepsActivations):
         output_stride: int = 32,
         out_indices: tuple[int, ...] = (1, 2, 3, 4),
         multiple: int = 1,
-        **options,
+        **options: Any,
     ):
         super().__init__()
         if output_stride != 32:  # networks without the option need not be asked for what they do anyway
             options["output_stride"] = output_stride
-        self.network = timm_network(
+        self.network: Any = timm_network(
             name, in_channels, pretrained, features_only=True, out_indices=out_indices, **options
         )
         self.statistics = _statistics(self.network)
@@ -180,7 +184,7 @@ class TimmBackbone(KeepsActivations):
         return Features(*maps)
 
 
-class ResNetV2Backbone(KeepsActivations):
+class ResNetV2Backbone(KeepsActivations, Backbone):
     """timm's pre-activation ResNet: what leaves its stages are raw sums, so each is normalised and activated here.
 
     c4 goes through the network's own last normalisation. c1 .. c3 get copies of the one that the next stage reads
@@ -190,7 +194,7 @@ class ResNetV2Backbone(KeepsActivations):
     def __init__(self, name: str, in_channels: int, *, pretrained: bool | str = False, output_stride: int = 32):
         super().__init__()
         dilation = {} if output_stride == 32 else {"output_stride": output_stride}
-        self.network = timm_network(name, in_channels, pretrained, num_classes=0, **dilation)
+        self.network: Any = timm_network(name, in_channels, pretrained, num_classes=0, **dilation)
         self.statistics = _statistics(self.network)
         self.norms = nn.ModuleList(copy.deepcopy(stage.blocks[0].norm1) for stage in self.network.stages[1:])
         self.channels = tuple(info["num_chs"] for info in self.network.feature_info[1:])
@@ -249,7 +253,7 @@ def _found_options(name: str, output_stride: int, options_text: str) -> dict[str
     with torch.device("meta"):
         options = {**given, "strict_img_size": False}  # of Swin and its kin; the others do not know it
         try:
-            network = timm.create_model(name, features_only=True, **options)
+            network: Any = timm.create_model(name, features_only=True, **options)
         except Exception:  # networks differ in how they refuse
             options = given
             network = _maps_or_error(name, given)
@@ -264,7 +268,7 @@ def _found_options(name: str, output_stride: int, options_text: str) -> dict[str
         return options | {"multiple": _smallest_multiple(TimmBackbone(name, 3, **options), usual, name)}
 
 
-def _maps_or_error(name: str, options: Mapping[str, Any]) -> nn.Module:
+def _maps_or_error(name: str, options: Mapping[str, Any]) -> Any:
     import timm
 
     try:
@@ -301,11 +305,11 @@ def _smallest_multiple(backbone: TimmBackbone, usual: int, name: str) -> int:
 
 def _maps_fit(backbone: TimmBackbone, size: tuple[int, int], multiple: int) -> bool:
     """Whether an image gives maps of the promised channels and, give or take one, the promised sizes."""
-    size = [-(-side // multiple) * multiple for side in size]
-    features = backbone(torch.empty(1, 3, *size))
+    padded = [-(-side // multiple) * multiple for side in size]
+    features = backbone(torch.empty(1, 3, *padded))
     return all(
         map_.shape[1] == channels
-        and all(0 <= -(-side // stride) - got <= 1 for side, got in zip(size, map_.shape[2:], strict=True))
+        and all(0 <= -(-side // stride) - got <= 1 for side, got in zip(padded, map_.shape[2:], strict=True))
         for map_, channels, stride in zip(features.maps, backbone.channels, backbone.strides, strict=True)
     )
 

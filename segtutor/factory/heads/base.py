@@ -13,14 +13,13 @@ Its keyword-only arguments are the keys of the configuration's section ``head``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
 
 from segtutor.factory.backbones.registry import Features, backbone_strides
 from segtutor.factory.config import ConfigError, parse, section_of, type_of
 
-HEADS: dict[str, type[nn.Module]] = {}
 Registered = TypeVar("Registered", bound=nn.Module)
 
 
@@ -57,6 +56,9 @@ class Head(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no forward.")
 
 
+HEADS: dict[str, type[Head]] = {}
+
+
 def register_head(name: str) -> Callable[[type[Registered]], type[Registered]]:
     """Decorate a head class to make it a head type; see `Head` for what the class has.
 
@@ -70,7 +72,7 @@ def register_head(name: str) -> Callable[[type[Registered]], type[Registered]]:
     def register(head: type[Registered]) -> type[Registered]:
         if name in HEADS:
             raise ConfigError(f"head.type: '{name}' is already registered; choose another name.")
-        HEADS[name] = head
+        HEADS[name] = cast(type[Head], head)
         return head
 
     return register
@@ -88,15 +90,14 @@ def parse_head(config: Any) -> dict[str, Any]:
     return {"type": name, **parse(HEADS[name], section, "head", known=("type",))}
 
 
-def build_head(
-    settings: Mapping[str, Any], channels: Sequence[int], strides: Sequence[int], num_classes: int
-) -> nn.Module:
+def build_head(settings: Mapping[str, Any], channels: Sequence[int], strides: Sequence[int], num_classes: int) -> Head:
     """Build a head from checked settings."""
     options = {key: value for key, value in settings.items() if key != "type"}
-    return HEADS[settings["type"]](tuple(channels), tuple(strides), num_classes, **options)
+    build: Callable[..., Head] = HEADS[settings["type"]]
+    return build(tuple(channels), tuple(strides), num_classes, **options)
 
 
-def create_head(config: Any, channels: Sequence[int], num_classes: int) -> nn.Module:
+def create_head(config: Any, channels: Sequence[int], num_classes: int) -> Head:
     """Build a head: `Features` to `HeadOutput`.
 
     Args:

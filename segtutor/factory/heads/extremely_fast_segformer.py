@@ -41,5 +41,4 @@ class ExtremelyFastSegFormerHead(UltrafastSegFormerHead):
         out_stride: Literal[4, 8] = 4,
         dropout: Probability = 0.1,
     ):
-        settings = {"proj_dim": proj_dim, "out_stride": out_stride, "dropout": dropout}
-        super().__init__(channels, strides, num_classes, **settings)
+        super().__init__(channels, strides, num_classes, proj_dim=proj_dim, out_stride=out_stride, dropout=dropout)

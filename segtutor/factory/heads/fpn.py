@@ -36,7 +36,7 @@ class FeaturePyramid(nn.Module):
         width: channels of every level.
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int):
+    def __init__(self, channels: Sequence[int], width: int):
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(channel, width, 1) for channel in channels)
         self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
@@ -101,7 +101,7 @@ class FPNHead(Head):
         sizes = [x.shape[2:] for x in features.maps]
         total = 0
         for level, (x, branch) in enumerate(zip(self.pyramid(features.maps), self.branches, strict=True)):
-            for step, convolve in enumerate(branch, 1):
+            for step, convolve in enumerate(branch.children(), 1):
                 x = convolve(x)  # (B, 128, h, w)
                 if level > 0:
                     x = resize(x, sizes[level - step])  # (B, 128, 2 h, 2 w)

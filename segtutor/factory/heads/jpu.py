@@ -48,7 +48,7 @@ class JointPyramidUpsampling(nn.Module):
         out_channels: channels that come out, ``width`` for each rate.
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int = 512, rates: tuple[int, ...] = (1, 2, 4, 8)):
+    def __init__(self, channels: Sequence[int], width: int = 512, rates: tuple[int, ...] = (1, 2, 4, 8)):
         super().__init__()
         self.out_channels = len(rates) * width
         self.narrow = nn.ModuleList(conv_norm_relu(channel, width) for channel in channels)

@@ -41,8 +41,8 @@ class SelfAttention(nn.Module):
         self.value = nn.Conv2d(in_channels, value_channels, 1)
         self.out = nn.Conv2d(value_channels, out_channels, 1)
         # Zero, so that training starts from the network without context and adds it where it helps.
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, in_channels, h, w) to keys (B, h w, key_channels) and values (B, h w, value_channels)."""

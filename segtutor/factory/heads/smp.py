@@ -51,7 +51,7 @@ class MapsAsEncoder(nn.Module):
 _NUMBERS = itertools.count()  # threads that build at the same time do not meet under one name
 
 
-def smp_decoder(architecture: str, out_channels: Sequence[int], **options: Any) -> nn.Module:
+def smp_decoder(architecture: str, out_channels: Sequence[int], **options: Any) -> Any:
     """The decoder of a network of smp, initialised as there.
 
     Args:
@@ -85,7 +85,8 @@ class SMPHead(Head):
         unread: how many maps stand before c1 in smp's lists and are not read: the image and, mostly, stride 2.
     """
 
-    in_strides, out_stride = (4, 8, 16, 32), 4
+    in_strides: tuple[int, ...] = (4, 8, 16, 32)
+    out_stride = 4
     architecture: str
     width: int
     unread = 2
@@ -96,7 +97,8 @@ class SMPHead(Head):
         super().__init__()
         proj_dim = self.width if proj_dim is None else proj_dim
         self.factors = self.sides(strides)
-        self.decoder = smp_decoder(self.architecture, (0,) * self.unread + tuple(channels), **self.options(proj_dim))
+        maps = (0,) * self.unread + tuple(channels)
+        self.decoder: Any = smp_decoder(self.architecture, maps, **self.options(proj_dim))
         width = self.out_channels(channels, proj_dim)
         self.fit = nn.Identity() if width == proj_dim else conv_norm_relu(width, proj_dim, kernel=1)
         self.classifier = nn.Conv2d(proj_dim, num_classes, 1)
