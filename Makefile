@@ -73,6 +73,7 @@ test-gpu:
 lint: $(READY)
 	$(BIN)/python -m ruff check segtutor tests tools book
 	$(BIN)/python -m ruff format --check segtutor tests tools book
+	$(BIN)/python -m mypy
 	$(BIN)/python tools/notebooks.py check
 	$(BIN)/python -m pytest -q tests/test_style.py tests/test_notebooks.py tests/test_environment.py
 
