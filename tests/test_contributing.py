@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
+from segtutor import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -66,6 +70,55 @@ def insert(path: Path, side: str, anchor: str, text: str) -> None:
 
 def commands(blocks: list[tuple[str, str, str]]) -> list[str]:
     return [line for language, text, _ in blocks if language == "bash" for line in text.splitlines()]
+
+
+# What stands between backticks in the text, and what is to be typed in a shell
+NAMED = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", GUIDE, flags=re.S | re.M))
+TYPED = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"^```bash\n(.*?)^```", GUIDE, re.S | re.M)
+    for line in block.splitlines()
+]
+WORDS = {word for text in [*NAMED, *TYPED] for word in re.split(r"[\s=]+", text)}
+FOLDERS = ("book", "notebooks", "segtutor", "tests", "tools", ".github", ".devcontainer")
+MADE = {
+    name
+    for title in RECIPES
+    for _, _, words in recipe(title)
+    for name in re.findall(r"^\d\. `([\w/]+\.\w+)`", words, re.M)
+}
+PATHS = sorted(
+    word
+    for word in WORDS
+    if word.split("/")[0] in FOLDERS or re.fullmatch(r"[A-Z_]\w+\.(md|yml|cff)|pyproject\.toml", word)
+)
+COMMANDS = sorted({text for text in [*NAMED, *TYPED] if text.startswith("segtutor ")})
+MODULES = sorted(word for word in WORDS if re.fullmatch(r"(segtutor|torch)(\.\w+)+", word))
+
+
+def test_the_guide_names_files_commands_and_modules():
+    assert len(PATHS) > 30 and len(COMMANDS) > 5 and len(MODULES) > 2
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_file_that_the_guide_names_exists(path):
+    made = path in MADE or "NN_name" in path  # by one of its recipes, or by whoever writes a chapter
+    assert made or (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_the_guide_names_exists(command, capsys):
+    name, *rest = shlex.split(command)[1:]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([name, "--help"])
+    assert stopped.value.code == 0, f"there is no `segtutor {name}`"
+    options = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert {word for word in rest if word.startswith("--")} <= options
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_or_name_of_the_package_that_the_guide_names_exists(name):
+    assert pkgutil.resolve_name(name)
 
 
 @pytest.fixture
