@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import logging
 import os
 import stat
 import tarfile
@@ -27,6 +28,7 @@ from segtutor.data.download import (
     download_files,
     extract,
 )
+from segtutor.logs import LOGGER
 
 CONTENT = bytes(range(256)) * 1500  # 384,000 bytes: several blocks
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -205,8 +207,9 @@ def many(server, count=12):
     return files, {path: hashlib.sha256(body).hexdigest() for path, body in files.items()}
 
 
-def test_a_folder_appears_when_it_is_complete(server, tmp_path, capsys):
+def test_a_folder_appears_when_it_is_complete(server, tmp_path, capsys, monkeypatch):
     files, digests = many(server)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # a program that has set up no logging sees the lines
     folder = download_files("Toy", [f"{server.url}/base/"], digests, tmp_path / "toy", pause=0.01)
     for path, body in files.items():
         assert folder.joinpath(*path.split("/")).read_bytes() == body
@@ -252,14 +255,17 @@ def test_an_interrupt_stops_the_other_files(server, tmp_path, monkeypatch):
     assert len(begun) < len(files) and os.listdir(tmp_path) == ["toy.partial"]
 
 
-def test_progress_is_plain_lines(capsys):
+def test_progress_is_lines_of_the_packages_logger(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level("INFO", logger="segtutor")
     progress = Progress("VOC", 4_000_000, "MB", every=0.0)
     progress.step(1_500_000)
     progress.close()
-    assert capsys.readouterr().out == "VOC: 1.5 of 4.0 MB\nVOC: 1.5 of 4.0 MB\n"
+    said = [("segtutor.data.download", logging.INFO, "VOC: 1.5 of 4.0 MB")] * 2
+    assert caplog.record_tuples == said
     quiet = Progress("VOC", None, every=1000.0)
     quiet.step(3)
-    assert capsys.readouterr().out == ""
+    assert caplog.record_tuples == said
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import http.client
 import importlib.resources
+import logging
 import lzma
 import os
 import shutil
@@ -28,13 +29,15 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 
 from segtutor.files import move_into_place
+from segtutor.logs import shown_unless_handled
 
+logger = logging.getLogger(__name__)
 _BLOCK = 1 << 16
 _TIMEOUT = 30  # seconds without a byte
 _LIVELESS_TRIES = 4  # tries in a row that bring no byte
 
 
-class DownloadError(RuntimeError):
+class DownloadError(OSError):
     """A file could not be fetched."""
 
 
@@ -47,7 +50,7 @@ class UnsafeArchiveError(ValueError):
 
 
 class Progress:
-    """Prints a line now and then, the same on a terminal, in a notebook and in a log file.
+    """Logs a line now and then, the same on a terminal, in a notebook and in a log file.
 
     Args:
         title: What is fetched.
@@ -63,21 +66,21 @@ class Progress:
         self._lock = threading.Lock()
 
     def step(self, amount: int) -> None:
-        """Count ``amount`` more, and print a line when it is time."""
+        """Count ``amount`` more, and report when it is time."""
         with self._lock:
             self.done += amount
             if time.monotonic() >= self._next:
                 self._next = time.monotonic() + self.every
-                self._print()
+                self._report()
 
     def close(self) -> None:
-        """Print the last line."""
-        self._print()
+        """Report for the last time."""
+        self._report()
 
-    def _print(self) -> None:
+    def _report(self) -> None:
         scale, form = (1e6, ".1f") if self.unit == "MB" else (1, ".0f")
         of = f" of {self.total / scale:{form}}" if self.total else ""
-        print(f"{self.title}: {self.done / scale:{form}}{of} {self.unit}", flush=True)
+        logger.info(f"{self.title}: {self.done / scale:{form}}{of} {self.unit}")
 
 
 def checksums(name: str, digest: str = "") -> dict[str, str]:
@@ -228,6 +231,7 @@ def _receive(url: str, part: Path, progress: Progress | None) -> bool:
     return length is None or received == int(length)
 
 
+@shown_unless_handled()
 def download_files(
     title: str,
     bases: Sequence[str],
@@ -279,6 +283,7 @@ def download_files(
     return _settle(partial, folder)
 
 
+@shown_unless_handled()
 def download_archives(
     title: str, resources: Iterable[tuple[str, str]], folder: str | os.PathLike, *, within: str = "", pause: float = 1.0
 ) -> Path:
@@ -310,7 +315,7 @@ def download_archives(
     content = partial / "content"
     shutil.rmtree(content, ignore_errors=True)  # left by an interrupted call
     for archive in archives:
-        print(f"{title}: unpacking {archive.name}", flush=True)
+        logger.info("%s: unpacking %s", title, archive.name)
         extract(archive, content / within)
     _settle(content, folder)
     shutil.rmtree(partial, ignore_errors=True)
