@@ -8,14 +8,15 @@ import signal
 
 import numpy as np
 import pytest
+import tiny_runs
 import torch
 import yaml
 from PIL import Image
+from tiny_runs import CONFIG
 from torch import nn
-from torch.nn import functional as F
 
 from segtutor import cli, data, factory, runs
-from segtutor.factory import ConfigError, Features, SegmentationModel
+from segtutor.factory import ConfigError, SegmentationModel
 from segtutor.factory.backbones import registry
 from segtutor.runs import optimization, read_recipe
 from segtutor.runs.data import open_data, parse_data
@@ -26,32 +27,9 @@ train_module = importlib.import_module("segtutor.runs.train")  # the package has
 pytestmark = pytest.mark.filterwarnings("ignore:.*collapsed:UserWarning")
 
 
-class Pools(nn.Module):
-    """Average pooling and one convolution per level: the cheapest thing that is a backbone."""
-
-    strides = (4, 8, 16, 32)
-
-    def __init__(self, in_channels, *, width: int = 4, pretrained: bool = False):
-        super().__init__()
-        self.channels = (width,) * 4
-        self.convolution = nn.Conv2d(in_channels, width, 1)
-        self.norm = nn.BatchNorm2d(width)
-
-    def forward(self, images):
-        x = self.norm(self.convolution(images))
-        return Features(*(F.avg_pool2d(x, stride, ceil_mode=True) for stride in self.strides))
-
-
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setitem(registry.BACKBONES, "pools", registry.Entry(Pools, None, {"pools": {}}))
-
-
-CONFIG = {
-    "model": {"backbone": "pools", "head": "fcn"},
-    "data": {"type": "scenes", "size": [32, 48], "length": 8},
-    "training": {"steps": 6, "batch_size": 2, "lr": 0.01, "precision": "fp32"},
-}
+    monkeypatch.setitem(registry.BACKBONES, "pools", tiny_runs.ENTRY)
 
 
 @pytest.fixture
@@ -101,9 +79,10 @@ def test_a_run_from_config_to_prediction(tmp_path, config, capsys):
     Image.fromarray(np.full((61, 90, 3), 90, np.uint8)).save(photo)
     (tmp_path / "broken.png").write_bytes(b"no image")
     out = tmp_path / "out"
-    assert cli.main(["predict", str(run), str(tmp_path / "broken.png"), str(photo), "--out", str(out)]) == 1
+    assert cli.main(["predict", str(run), str(tmp_path / "broken.png"), str(photo), "--out", str(out)]) == 2
     printed = capsys.readouterr()
-    assert "broken.png was left out" in printed.err and "Wrote 1 label files" in printed.out
+    assert "broken.png was left out" in printed.err and "1 of 2 images were left out" in printed.err
+    assert "Wrote 1 label files" in printed.out
     assert sorted(path.name for path in out.iterdir()) == ["photo.png", "photo_overlay.png"]
     labels = Image.open(out / "photo.png")
     assert labels.mode == "P" and labels.size == (90, 61) and np.asarray(labels).max() < 11
@@ -128,7 +107,7 @@ def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, 
     assert cli.main(["train", "--config", config, *extra, "training.save_every=3", "--out", str(run)]) == 130
     assert "Continue with: segtutor train --resume" in capsys.readouterr().out
     monkeypatch.undo()
-    monkeypatch.setitem(registry.BACKBONES, "pools", registry.Entry(Pools, None, {"pools": {}}))
+    monkeypatch.setitem(registry.BACKBONES, "pools", tiny_runs.ENTRY)
     done = len(load_checkpoint(run / "checkpoint.pt")["history"]["steps"])
     assert 0 < done < 6
     assert cli.main(["train", "--resume", str(run)]) == 0
@@ -174,8 +153,8 @@ def test_a_run_is_never_overwritten(tmp_path, config, capsys):
     assert "resume" not in capsys.readouterr().err
     assert cli.main(["train", "--resume", str(tmp_path / "photos")]) == 2
     assert "is not a run: config.yaml is missing" in capsys.readouterr().err
-    assert cli.main(["train", "--resume", str(run), "training.steps=9"]) == 2
-    assert "its own configuration" in capsys.readouterr().err
+    assert cli.main(["train", "--resume", str(run), "--out", str(tmp_path / "other")]) == 2
+    assert "in its own folder" in capsys.readouterr().err
     (run / "checkpoint.pt").unlink()
     assert cli.main(["train", "--resume", str(run)]) == 2
     assert "there is no checkpoint" in capsys.readouterr().err
@@ -255,7 +234,7 @@ def test_a_folder_of_ones_own(tmp_path, folder, monkeypatch):
     model = SegmentationModel.from_pretrained(tmp_path / "run" / "best")
     assert model.info.classes == ("a", "b", "c") and model.info.input_size == (32, 32)
     written, refused = runs.predict(tmp_path / "run", [folder / "images", folder / "images" / "0.jpg"], tmp_path / "o")
-    assert refused == [] and sorted(path.name for path in written) == ["0-2.png", *(f"{i}.png" for i in range(6))]
+    assert refused == [] and [path.name for path in written] == [f"{i}.png" for i in range(6)]
     assert Image.open(tmp_path / "o" / "5.png").size == (50, 50)
 
 

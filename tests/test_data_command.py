@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from test_cli_train import Pools
+from tiny_runs import Pools
 
 from segtutor import cli, runs
 from segtutor.data.finding import shared_ending

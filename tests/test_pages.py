@@ -259,6 +259,18 @@ def test_quoted_message_of_weights_of_another_network(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["resnet18.safetensors"], "nothing is in the way of the next"
 
 
+def test_quoted_messages_of_runs_that_do_not_go_on():
+    from segtutor.runs import RunError
+    from segtutor.runs.lock import in_use
+    from segtutor.runs.resume import Change, check_changes
+
+    with pytest.raises(RunError) as caught:
+        check_changes(Path("run"), [Change("training.batch_size", 8, 4)], 0)
+    assert f"RunError: {caught.value}" in page("book/troubleshooting.md")
+    taken = in_use(Path("run"), {"process": 4711, "computer": "gpu3"})
+    assert f"InUseError: {taken}" in page("book/troubleshooting.md")
+
+
 def test_an_all_void_batch_is_what_the_page_says():
     target = torch.full((1, 2, 2), 255)
     assert F.cross_entropy(torch.zeros(1, 11, 2, 2), target, ignore_index=255).isnan()

@@ -256,3 +256,11 @@ def test_a_run_may_go_on_at_another_rate_and_decay(kind):
     history = fit(other, Noisy(), optimizer=changed, resume=state, **settings)
     assert history.lr == [0.05] * 4 + [0.01] * 5
     assert [(group["lr"], group["weight_decay"]) for group in changed.param_groups] == [(0.01, 0.2), (0.03, 0.2)]
+
+
+def test_a_state_of_another_precision_or_device_is_continued():
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    scalers = [torch.amp.GradScaler("cpu", enabled=enabled) for enabled in (False, True)]
+    for saved, continued in (scalers, scalers[::-1]):
+        checkpointing.restore(checkpointing.snapshot(model, optimizer, saved), model, optimizer, continued)

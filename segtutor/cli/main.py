@@ -30,8 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
         return 0
-    except (ValueError, LookupError, OSError, ImportError) as error:
-        print(f"segtutor: {error}", file=sys.stderr)
+    except (ValueError, LookupError, OSError, ImportError, ArithmeticError, MemoryError, RuntimeError) as error:
+        from segtutor.cli.errors import sentence
+
+        if (text := sentence(error)) is None:  # a mistake of the program's own: whoever mends it needs the traceback
+            raise
+        print(f"segtutor: {text}", file=sys.stderr)
         return 2
 
 
@@ -67,21 +71,24 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--config", help="a YAML file, a shipped configuration, or a model such as resnet18-fcn")
     source.add_argument("--resume", type=Path, metavar="RUN", help="continue a run that was cut short")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as model.backbone.depth=18")
+    train.add_argument("--extend", type=int, metavar="STEPS", help="with --resume: train so many steps more")
     train.add_argument("--out", type=Path, metavar="RUN", help="the folder to make; default: runs/CONFIG")
     train.add_argument("--no-check", action="store_true", help="do not look for what is wrong with the data first")
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("evaluate", help="score the model of a run")
-    evaluate.add_argument("folder", type=Path, metavar="RUN", help="a folder that train made")
+    evaluate = commands.add_parser("evaluate", help="score a saved model")
+    evaluate.add_argument("folder", type=Path, metavar="MODEL", help="a folder that train made, or its best/ or last/")
+    evaluate.add_argument("--data", metavar="CONFIG", help="a dataset, or a YAML file with data; default: the run's")
     evaluate.add_argument("--split", default=None, help="train, val or test; default: test where there is one")
     evaluate.add_argument("--weights", choices=("best", "last"), help="default: the best, where they were kept")
     evaluate.set_defaults(run=_evaluate)
 
-    predict = commands.add_parser("predict", help="label images with the model of a run")
-    predict.add_argument("folder", type=Path, metavar="RUN", help="a folder that train made")
-    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
+    predict = commands.add_parser("predict", help="label images with a saved model")
+    predict.add_argument("folder", type=Path, metavar="MODEL", help="a folder that train made, or its best/ or last/")
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, folders, or patterns in quotes")
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="where labels and overlays go")
     predict.add_argument("--weights", choices=("best", "last"), help="default: the best, where they were kept")
+    predict.add_argument("--overwrite", action="store_true", help="replace earlier results")
     predict.set_defaults(run=_predict)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of configurations, for editors")
@@ -130,30 +137,38 @@ def _check_data(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from segtutor import runs
 
+    if options.resume is None and options.extend is not None:
+        raise ValueError("--extend trains a run on: name it with --resume.")
     if options.resume is None:
         history = runs.train(options.config, options.overrides, out=options.out, check_data=not options.no_check)
-    elif options.overrides or options.out is not None or options.no_check:
-        raise ValueError("--resume continues a run with its own configuration and folder: leave the other options out.")
+    elif options.out is not None or options.no_check:
+        raise ValueError("--resume continues a run in its own folder: leave --out and --no-check out.")
+    elif options.extend is not None and options.extend < 1:
+        raise ValueError(f"--extend {options.extend}: give the number of steps to train on, 1 or more.")
     else:
-        history = runs.resume(options.resume)
+        history = runs.resume(options.resume, options.overrides, extend=options.extend)
     return 130 if history.interrupted else 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from segtutor import runs
 
-    runs.evaluate(options.folder, options.split, weights=options.weights)
+    runs.evaluate(options.folder, options.split, weights=options.weights, data=options.data)
     return 0
 
 
 def _predict(options: argparse.Namespace) -> int:
     from segtutor import runs
 
-    written, refused = runs.predict(options.folder, options.images, options.out, weights=options.weights)
-    for sentence in refused:
-        print(f"segtutor: {sentence}", file=sys.stderr)
+    written, refused = runs.predict(
+        options.folder, options.images, options.out, weights=options.weights, overwrite=options.overwrite
+    )
     print(f"Wrote {len(written)} label files and overlays to {options.out}.")
-    return 1 if refused else 0
+    for line in refused:
+        print(f"segtutor: {line}", file=sys.stderr)
+    if refused:
+        print(f"segtutor: {len(refused)} of {len(written) + len(refused)} images were left out.", file=sys.stderr)
+    return 2 if refused else 0
 
 
 def _schema(options: argparse.Namespace) -> int:

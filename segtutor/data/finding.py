@@ -37,7 +37,7 @@ def list_files(folder: Path) -> dict[str, Path]:
         DataError: If two files differ in their extension only, or in the way their accents are stored.
     """
     found: dict[str, Path] = {}
-    for path in sorted(_walk(folder)):
+    for path in image_files(folder):
         key = as_key(path.relative_to(folder).with_suffix("").as_posix())
         if key in found:
             twin = found[key]
@@ -45,6 +45,11 @@ def list_files(folder: Path) -> dict[str, Path]:
             raise DataError(f"{folder} holds both {twin.name} and {path.name}{how}: keep one of them", kind="unmatched")
         found[key] = path
     return found
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files below a folder, passing over what :func:`list_files` passes over, in alphabetical order."""
+    return sorted(_walk(folder))
 
 
 def as_key(name: str) -> str:

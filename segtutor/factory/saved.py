@@ -1,6 +1,8 @@
 """A saved model: one folder with its weights and what must be known to use them, here or on the Hugging Face hub."""
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,11 @@ def write_model(folder: Path | str, config: Mapping, info: Mapping, tensors: Map
 
     Returns:
         The folder.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = Path(folder)
@@ -33,7 +39,13 @@ def write_model(folder: Path | str, config: Mapping, info: Mapping, tensors: Map
     facts = {"segtutor": segtutor.__version__, "config": dict(config), "info": dict(info)}
     config_path, weights_path = (folder / name for name in FILES)
     with whole_file(weights_path) as path:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+        try:
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))  # of the system, such as 28 for a full disk
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(weights_path)) from None
     write_text(config_path, json.dumps(facts, indent=2) + "\n")
     return folder
 

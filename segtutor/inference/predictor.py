@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segtutor.files import whole_file
 from segtutor.metrics import foreground
 from segtutor.modes import kept_modes
 
@@ -85,7 +86,8 @@ def save_labels(labels: Tensor, path: Path | str, spec: Any = None) -> Path:
     colors[: min(256, len(palette))] = np.asarray(palette, np.uint8)[:256]
     picture = Image.fromarray(labels.to(torch.uint8).numpy(), mode="P")
     picture.putpalette(colors.tobytes())
-    picture.save(path)
+    with whole_file(path) as part:
+        picture.save(part, format="PNG")
     return Path(path)
 
 
@@ -107,8 +109,12 @@ def save_overlay(image: Any, labels: Tensor, path: Path | str, spec: Any = None)
 
     pixels = _pixels(image, spec)
     figure = viz.overlay(pixels, labels, spec if spec is None or spec.palette else None)
-    figure.savefig(path, dpi=min(600, max(130, pixels.shape[2] / (0.72 * viz.WIDTH))))
-    plt.close(figure)
+    try:
+        with whole_file(path) as part:
+            how = Path(path).suffix[1:] or "png"
+            figure.savefig(part, format=how, dpi=min(600, max(130, pixels.shape[2] / (0.72 * viz.WIDTH))))
+    finally:
+        plt.close(figure)
     return Path(path)
 
 

@@ -1,10 +1,10 @@
 """What the command line does, as functions: from a configuration to a trained model, its scores and its predictions."""
 
+from segtutor.runs.errors import InUseError, RunError
 from segtutor.runs.evaluate import evaluate
-from segtutor.runs.folder import RunError
 from segtutor.runs.predict import predict
 from segtutor.runs.recipe import Recipe, read_recipe
 from segtutor.runs.resume import resume
 from segtutor.runs.train import train
 
-__all__ = ["Recipe", "RunError", "evaluate", "predict", "read_recipe", "resume", "train"]
+__all__ = ["InUseError", "Recipe", "RunError", "evaluate", "predict", "read_recipe", "resume", "train"]

@@ -3,17 +3,20 @@
 config.yaml     the configuration, every default filled in
 last/           the model as it was last saved: weights, classes, colours, normalisation
 best/           the model at its best validation
-history.json    loss and learning rate of each step, the scores of each validation
+history.json    loss and learning rate of each step, the scores of each validation, what was changed on the way
 split/          the names of the images of each part, where a list or a draw parted a folder
 checkpoint.pt   what it takes to continue
 scores.json     what `evaluate` found
 tensorboard/    the curves for TensorBoard, where they were asked for
+.lock           keeps a second run out while one works here
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,72 +25,115 @@ import torch
 from segtutor.factory import SegmentationModel
 from segtutor.factory.config import read_yaml
 from segtutor.files import write_text
-from segtutor.runs.recipe import Recipe, read_recipe
+from segtutor.runs.errors import RunError
+from segtutor.runs.lock import LOCK, OWNER
+from segtutor.runs.recipe import Recipe, overridden, read_recipe
 from segtutor.runs.schema import config_text
 
 CONFIG, CHECKPOINT, HISTORY, SCORES = "config.yaml", "checkpoint.pt", "history.json", "scores.json"
 BEST, LAST, SPLIT, TENSORBOARD = "best", "last", "split", "tensorboard"
-
-
-class RunError(ValueError):
-    """A run's folder, or its data, are not what a command needs."""
+MODEL = "model.safetensors"
 
 
 def check_unused(run: Path) -> None:
-    """Raise RunError where a folder cannot become a new run: it has files in it, or is itself a file."""
-    if run.is_file() or (run.is_dir() and any(run.iterdir())):
+    """Raise RunError where a folder cannot become a new run: it has files in it, or is itself a file.
+
+    A run that ended before it saved anything is not in the way.
+    """
+    if run.is_file() or (run.is_dir() and not _is_free(run)):
         how = f"continue it with `segtutor train --resume {run}`, or " if (run / CONFIG).is_file() else ""
         raise RunError(f"{run} is in use: {how}name another folder with --out.")
 
 
+def _is_free(run: Path) -> bool:
+    found = {path.name for path in run.iterdir() if not path.name.endswith(".part")}
+    # With its lock it is a folder of ours; without, config.yaml may be what somebody wrote.
+    return not found or (LOCK in found and found <= {LOCK, OWNER, CONFIG, SPLIT, TENSORBOARD})
+
+
 def write_recipe(run: Path, recipe: Recipe, data: Any) -> None:
-    """Make the folder of a new run, and write down what was asked for and which images are in which split.
+    """Write down what is asked of a new run, and which images are in which split.
 
     Args:
-        run: the folder.
+        run: the folder, which is this process's own.
         recipe: the checked configuration.
         data: the opened training data.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(run / CONFIG, config_text(recipe.to_dict()))
+    for name in (SPLIT, TENSORBOARD):  # of a run that ended before it saved anything
+        shutil.rmtree(run / name, ignore_errors=True)
     parts = getattr(data, "parts", None)
     if parts is not None and parts.how != "folders":
         parts.write_lists(run / SPLIT)
+    write_config(run, recipe.to_dict())
 
 
-def recipe_of(run: Path) -> Recipe:
-    """What a run was asked for.
+def write_config(run: Path, config: dict[str, Any]) -> None:
+    """Write what is asked of a run."""
+    write_text(run / CONFIG, config_text(config))
+
+
+def check_run(run: Path) -> None:
+    """Raise RunError unless the folder is a run."""
+    if not (run / CONFIG).is_file():
+        raise RunError(f"{run} is not a run: {CONFIG} is missing; give a folder that `segtutor train` made.")
+
+
+def config_of(run: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The configuration in a run's folder as it stands there, with changes on top.
+
+    Raises:
+        RunError: the folder is not a run.
+        ConfigError: the file, or a change, cannot be read.
+    """
+    check_run(run)
+    return overridden(read_yaml(run / CONFIG), overrides)
+
+
+def recipe_of(run: Path, config: dict[str, Any] | None = None) -> Recipe:
+    """What is asked of a run, with the split that it began with.
+
+    Args:
+        run: the folder.
+        config: its configuration; None: as `config_of` reads it.
 
     Raises:
         RunError: the folder is not a run.
     """
-    if not (run / CONFIG).is_file():
-        raise RunError(f"{run} is not a run: {CONFIG} is missing; give a folder that `segtutor train` made.")
-    config = read_yaml(run / CONFIG)
+    config = config_of(run) if config is None else config
     if (run / SPLIT).is_dir():  # images that came later do not change what this run was trained on
-        config["data"] = {**config["data"], "lists": str((run / SPLIT).absolute())}
+        config = {**config, "data": {**config["data"], "lists": str((run / SPLIT).absolute())}}
     return read_recipe(config)
 
 
-def load_model(run: Path, weights: str | None) -> tuple[SegmentationModel, str]:
-    """A run's model in evaluation mode, on the GPU where there is one, and which it is, "best" or "last".
+def find_model(folder: Path, weights: str | None) -> Path:
+    """The folder of a saved model: a run's "best" or "last", or the folder itself.
 
     Args:
-        run: the folder.
-        weights: "best" or "last"; None: the best one where it was kept.
+        folder: a run, its ``best`` or ``last``, or any other folder that ``save_pretrained`` wrote.
+        weights: "best" or "last" of a run; None: the best one where it was kept.
 
     Raises:
-        RunError: no such model has been saved.
+        RunError: no such model is there.
     """
-    found = [name for name in (BEST, LAST) if (run / name).is_dir()]
+    if (folder / MODEL).is_file():
+        if weights is not None:
+            raise RunError(f"{folder} is one saved model, of which there is no {weights}: leave --weights out.")
+        return folder
+    found = [name for name in (BEST, LAST) if (folder / name / MODEL).is_file()]
+    if not found and not (folder / CONFIG).is_file():
+        what = "holds no saved model" if folder.is_dir() else "is not a folder"
+        raise RunError(f"{folder} {what}: give a folder that `segtutor train` made, or its {BEST}/ or {LAST}/.")
     if not found or (weights is not None and weights not in found):
         raise RunError(
-            f"{run} has no {f'{weights} model' if weights else 'model'} yet: continue it with "
-            f"`segtutor train --resume {run}`."
+            f"{folder} has no {f'{weights} model' if weights else 'model'} yet: continue it with "
+            f"`segtutor train --resume {folder}`."
         )
-    which = found[0] if weights is None else weights
-    device = "cuda" if torch.cuda.is_available() else None
-    return SegmentationModel.from_pretrained(run / which, device=device), which
+    return folder / (found[0] if weights is None else weights)
+
+
+def load_model(folder: Path) -> SegmentationModel:
+    """A saved model in evaluation mode, on the GPU where there is one."""
+    return SegmentationModel.from_pretrained(folder, device="cuda" if torch.cuda.is_available() else None)
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:

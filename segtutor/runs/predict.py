@@ -1,4 +1,4 @@
-"""``segtutor predict``: label image files with a run's model."""
+"""``segtutor predict``: label image files with a saved model, of which it needs the folder and nothing else."""
 
 from __future__ import annotations
 
@@ -7,60 +7,56 @@ from pathlib import Path
 
 import torch
 
-from segtutor.runs.data import is_read_from_files
-from segtutor.runs.folder import load_model, recipe_of
+from segtutor.runs.faults import is_out_of_memory, sentence
+from segtutor.runs.folder import find_model, load_model
+from segtutor.runs.naming import plan
 
 
 def predict(
-    run: Path | str, images: Sequence[Path | str], out: Path | str, *, weights: str | None = None
+    folder: Path | str,
+    images: Sequence[Path | str],
+    out: Path | str,
+    *,
+    weights: str | None = None,
+    overwrite: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Predict image files: for each a label PNG with the size of the image, and a picture of it with a legend.
 
     Args:
-        run: the run's folder.
-        images: files, and folders that are searched for them.
-        out: where the pictures go.
-        weights: as for `segtutor.runs.evaluate`.
+        folder: a run, its ``best`` or ``last``, or any other folder of a saved model.
+        images: files, folders, whose sub-folders are kept, and patterns such as ``"photos/*.jpg"``.
+        out: where the pictures go; made where it is missing.
+        weights: "best" or "last" of a run; None: the best ones where they were kept.
+        overwrite: earlier results may be replaced; images never are.
 
     Returns:
         The label files, and one sentence for each image that was refused.
 
     Raises:
-        RunError: the folder is not a run, or has no such model yet.
+        RunError: the folder holds no model, a folder of images none, or something would be replaced.
+        OSError: the results cannot be written.
     """
     from segtutor import inference
     from segtutor.data.reading import read_image
 
-    run, out = Path(run), Path(out)
-    recipe = recipe_of(run)
-    model, _ = load_model(run, weights)
-    size = recipe.data.get("size") if is_read_from_files(recipe.data) else None
+    place = find_model(Path(folder), weights)
+    planned = plan(images, Path(out), overwrite=overwrite)
+    model = load_model(place)
     written, refused = [], []
-    for path, stem in _named(images):
+    for path, labels_path, overlay_path in planned:
         try:
             image = torch.from_numpy(read_image(path, model.in_channels, model.info.value_range))
-            labels = inference.predict(model, image, size=size)
-        except (ValueError, OSError) as error:
-            refused.append(f"{path} was left out: {error}")
+            labels = inference.predict(model, image)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            memory = is_out_of_memory(error)
+            if isinstance(error, RuntimeError) and not memory:
+                raise
+            why = (
+                "there is not enough memory for an image of its size; cut it into tiles" if memory else sentence(error)
+            )
+            refused.append(f"{path} was left out: {why}")
             continue
-        out.mkdir(parents=True, exist_ok=True)
-        written.append(inference.save_labels(labels, out / f"{stem}.png", model.info))
-        inference.save_overlay(image, labels, out / f"{stem}_overlay.png", model.info)
+        labels_path.parent.mkdir(parents=True, exist_ok=True)
+        written.append(inference.save_labels(labels, labels_path, model.info))
+        inference.save_overlay(image, labels, overlay_path, model.info)
     return written, refused
-
-
-def _named(images: Sequence[Path | str]) -> list[tuple[Path, str]]:
-    """Each file with a name for its results that no other has."""
-    from segtutor.data.finding import list_files
-
-    files: list[Path] = []
-    for path in map(Path, images):
-        files += list_files(path).values() if path.is_dir() else [path]
-    named, taken = [], set()
-    for path in files:
-        stem, number = path.stem, 2
-        while stem in taken:
-            stem, number = f"{path.stem}-{number}", number + 1
-        taken.add(stem)
-        named.append((path, stem))
-    return named

@@ -159,18 +159,16 @@ def read_recipe(source: Any, overrides: Iterable[str] = ()) -> Recipe:
         ConfigError: an unknown, missing or impossible setting, with its key path; model and data that contradict each
             other; data that are not there.
     """
-    overrides = list(overrides)
     config = _read(source)
     config["data"] = config.get("data") or "scenes"  # so that a run starts at once, wherever it is
-    for override in overrides:
-        _override(config, override)
+    config = overridden(config, overrides)
     for key in config:
         if key not in (*SECTIONS, "when"):
             raise ConfigError(f"{key if isinstance(key, str) else repr(key)}: unknown key; {suggest(key, SECTIONS)}")
     if "model" not in config:
         raise ConfigError("model: missing; add a section such as model: {backbone: resnet18, head: fcn}.")
     training = parse_training(_given(config, "training"))
-    evaluation = Evaluation(**parse(Evaluation, _given(config, "evaluation"), "evaluation"))
+    evaluation = parse_evaluation(config)
     logging = Logging(**parse(Logging, _given(config, "logging"), "logging"))
     data = parse_data(config)
     spec = open_data(data, "train", augment=True).spec
@@ -178,6 +176,18 @@ def read_recipe(source: Any, overrides: Iterable[str] = ()) -> Recipe:
         data["value_range"] = spec.value_range
     model = _parse_model(config["model"], data, spec, training)
     return Recipe(model, data, training, evaluation, logging)
+
+
+def overridden(config: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A configuration with other values for some keys, "path.of.key=value" each.
+
+    Raises:
+        ConfigError: an override that is none, or of no section.
+    """
+    changed = copy.deepcopy(dict(config))
+    for override in overrides:
+        _override(changed, override)
+    return changed
 
 
 def name_of(source: Any) -> str:
@@ -199,6 +209,15 @@ def parse_training(section: Any) -> Training:
             if key in section:
                 section[key] = check(section[key], f"training.{key}")
     return Training(**parse(Training, section, "training"))
+
+
+def parse_evaluation(config: Mapping[str, Any]) -> Evaluation:
+    """Check the section ``evaluation`` of a configuration and fill in its defaults.
+
+    Raises:
+        ConfigError: an unknown or impossible setting, with its key path.
+    """
+    return Evaluation(**parse(Evaluation, _given(config, "evaluation"), "evaluation"))
 
 
 def _given(config: Mapping[str, Any], name: str) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segtutor.metrics import ConfusionMatrix
+from segtutor.runs.errors import RunError
 from segtutor.runs.folder import SCORES, write_json
 
 
@@ -31,5 +32,8 @@ def _by_class(values: Any, classes: Sequence[str]) -> dict[str, float]:
 def add_scores(run: Path, split: str, scores: Mapping[str, Any]) -> None:
     """Enter the scores of a split in the run's ``scores.json``, beside those of the other splits."""
     path = run / SCORES
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise RunError(f"{path} cannot be read ({error}): move it away, and score again.") from None
     write_json(path, {**known, split: dict(scores)}, indent=2)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import torch
 from segtutor import training
 from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create_model
 from segtutor.runs.data import is_read_from_files, open_data
+from segtutor.runs.errors import RunError
+from segtutor.runs.faults import explained
 from segtutor.runs.folder import (
     BEST,
     CHECKPOINT,
     HISTORY,
     LAST,
     TENSORBOARD,
-    RunError,
     check_unused,
+    write_config,
     write_json,
     write_recipe,
 )
+from segtutor.runs.lock import check_not_in_use, locked
 from segtutor.runs.recipe import Recipe, name_of, read_recipe
 from segtutor.runs.report import counted
 from segtutor.training import History, save_checkpoint
@@ -51,68 +55,117 @@ def train(
     """
     run = Path("runs", name_of(config)) if out is None else Path(out)
     check_unused(run)
+    check_not_in_use(run)
     recipe = read_recipe(config, overrides)
     if check_data:
         _look_at(recipe)
-    return fit_recipe(recipe, run)
+    parts = build(recipe, pretrained=True)
+    with locked(run):  # not before all is built, or a run that could not start would be in the way of the next
+        check_unused(run)  # somebody may have been quicker
+        write_recipe(run, recipe, parts[0])
+        return fit_run(run, recipe, recipe.to_dict(), *parts)
 
 
-def fit_recipe(recipe: Recipe, run: Path, state: Mapping[str, Any] | None = None) -> History:
-    """Train as a recipe says.
+def build(recipe: Recipe, *, pretrained: bool) -> tuple[Any, Any, SegmentationModel]:
+    """The training data, the validation data and the model of a recipe.
 
     Args:
         recipe: the checked configuration.
-        run: the run's folder; written to as soon as everything is built.
+        pretrained: fetch pretrained weights, which a checkpoint would replace.
+    """
+    data, validation = recipe.open_data("train", augment=True), recipe.open_data("val")
+    return data, validation, _model(recipe, data, pretrained=pretrained)
+
+
+def fit_run(
+    run: Path,
+    recipe: Recipe,
+    config: dict[str, Any],
+    data: Any,
+    validation: Any,
+    model: SegmentationModel,
+    *,
+    state: Mapping[str, Any] | None = None,
+    changes: Sequence[Mapping[str, Any]] = (),
+) -> History:
+    """Train as a recipe says.
+
+    Args:
+        run: the run's folder, which is this process's own.
+        recipe: the checked configuration.
+        config: the same as it is written down.
+        data, validation, model: as `build` makes them.
         state: a checkpoint to continue from; None: a new run.
+        changes: what was changed since the run began, written beside the curves.
 
     Returns:
         The curves.
+
+    Raises:
+        RunError: what ended the training, and what is kept of it.
     """
-    rules = recipe.training
-    data, validation = recipe.open_data("train", augment=True), recipe.open_data("val")
-    model = _build(recipe, data, pretrained=state is None)
-    if state is None:  # not before all is built, or a run that could not start would be in the way of the next
-        write_recipe(run, recipe, data)
+    rules, names = recipe.training, images_of(data)
+    kept = None if state is None else len(state["history"]["steps"])
+    if state is not None:
+        write_config(run, config)
     _announce(recipe, data, validation, model)
 
     def save(state: dict[str, Any]) -> None:
+        nonlocal kept
         if _is_best(state["history"]):
             model.save_pretrained(run / BEST)
         model.save_pretrained(run / LAST)
-        write_json(run / HISTORY, state["history"])
-        save_checkpoint(state, run / CHECKPOINT)
+        write_json(run / HISTORY, {**state["history"], "changes": changes})
+        save_checkpoint({**state, "config": config, "names": names, "changes": list(changes)}, run / CHECKPOINT)
+        kept = len(state["history"]["steps"])
 
-    history = training.fit(
-        model,
-        data,
-        steps=rules.steps,
-        loss=rules.make_loss(data.spec.ignore_index, recipe.model.auxiliary),
-        auxiliary=recipe.model.auxiliary,
-        batch_size=rules.batch_size,
-        optimizer=rules.make_optimizer(model),
-        schedule=training.warmed_up(rules.schedule, rules.warmup),
-        gradient_clip=rules.gradient_clip,
-        seed=rules.seed,
-        precision=rules.precision,
-        log_every=max(1, rules.steps // 20) if recipe.logging.every is None else recipe.logging.every,
-        validation=validation,
-        validate_every=rules.validate_every,
-        evaluation={
-            "boundary_width": recipe.evaluation.boundary_width,
-            "batch_size": recipe.evaluation.batch_size or rules.batch_size,
-        },
-        log_dir=run / TENSORBOARD if recipe.logging.tensorboard else None,
-        num_workers=rules.num_workers,
-        save=save,
-        save_every=max(1, rules.steps // 10) if rules.save_every is None else rules.save_every,
-        resume=state,
-    )
+    def go_on() -> str:
+        if kept is None:
+            return "Nothing was saved yet, so that the same command starts anew."
+        return f"The state after step {kept} is kept: continue with `segtutor train --resume {run}`."
+
+    with explained(recipe, go_on):
+        history = training.fit(
+            model,
+            data,
+            steps=rules.steps,
+            loss=rules.make_loss(data.spec.ignore_index, recipe.model.auxiliary),
+            auxiliary=recipe.model.auxiliary,
+            batch_size=rules.batch_size,
+            optimizer=rules.make_optimizer(model),
+            schedule=training.warmed_up(rules.schedule, rules.warmup),
+            gradient_clip=rules.gradient_clip,
+            seed=rules.seed,
+            precision=rules.precision,
+            log_every=max(1, rules.steps // 20) if recipe.logging.every is None else recipe.logging.every,
+            validation=validation,
+            validate_every=rules.validate_every,
+            evaluation={
+                "boundary_width": recipe.evaluation.boundary_width,
+                "batch_size": recipe.evaluation.batch_size or rules.batch_size,
+            },
+            log_dir=run / TENSORBOARD if recipe.logging.tensorboard else None,
+            num_workers=rules.num_workers,
+            save=save,
+            save_every=max(1, rules.steps // 10) if rules.save_every is None else rules.save_every,
+            resume=state,
+        )
     if history.interrupted:
         at = "before the first step" if not history.steps else f"after step {len(history.steps)} of {rules.steps}"
-        logger.info("Stopped %s. Continue with: segtutor train --resume %s", at, run)
+        saved = "" if kept is None or kept == len(history.steps) else f" The state after step {kept} is kept."
+        logger.info("Stopped %s.%s Continue with: segtutor train --resume %s", at, saved, run)
     else:
         logger.info("Done: %s. Next: segtutor evaluate %s", run, run)
     return history
+
+
+def images_of(data: Any) -> str:
+    """A number that stands for the names of a dataset's files, in their order; "" where it draws its images."""
+    pairs = getattr(data, "pairs", None)
+    if pairs is None:
+        return ""
+    names = [f"{path.parent.name}/{path.name}" for pair in pairs for path in pair]
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _look_at(recipe: Recipe) -> None:
@@ -125,7 +178,7 @@ def _look_at(recipe: Recipe) -> None:
         raise RunError(f"data: {found[0]}{more}. Correct this, or train all the same with --no-check.")
 
 
-def _build(recipe: Recipe, data: Any, *, pretrained: bool) -> SegmentationModel:
+def _model(recipe: Recipe, data: Any, *, pretrained: bool) -> SegmentationModel:
     """The model, with what it must know of the images; without fetching weights that a checkpoint replaces."""
     height, width = data[0][0].shape[1:]
     if min(height, width) < SMALLEST_SIDE:

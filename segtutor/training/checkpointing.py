@@ -33,10 +33,19 @@ def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:
 
     Returns:
         The path.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-    with whole_file(path) as part, part.open("wb") as file:
-        torch.save(dict(state), file)
+    with whole_file(path) as part:
+        try:
+            with part.open("wb") as file:
+                torch.save(dict(state), file)
+        except RuntimeError as error:  # torch puts its own in the place of the system's
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
     return path
 
 

@@ -68,7 +68,7 @@ def loader(dataset: Samples, batch_size: int, seed: int, num_workers: int, start
         batch_sampler=places,
         num_workers=num_workers,
         generator=workers,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_leave_signals_to_the_trainer,
         collate_fn=collate,
     )
 
@@ -171,5 +171,13 @@ class _Placed(Dataset):
         return self.dataset[index]
 
 
-def _ignore_interrupts(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that trains hears Ctrl-C, and decides
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A terminal or a batch system signals the whole group; the process that trains hears it, and decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _obey_next_time)
+
+
+def _obey_next_time(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # the trainer itself ends a worker that hangs so, and asks twice
