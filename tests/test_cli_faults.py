@@ -388,12 +388,13 @@ def test_runs_whose_whole_group_is_told_to_end_go_on_bit_for_bit(tmp_path, worke
 def test_workers_leave_the_signals_of_the_group_to_the_trainer():
     from segtutor.training.sampling import _leave_signals_to_the_trainer
 
-    names = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    before = [signal.getsignal(number) for number in names]
+    names, heard = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], []
+    before = [signal.signal(number, lambda number, frame: heard.append(number)) for number in names]
     try:
         _leave_signals_to_the_trainer(0)
         for number in names:
             os.kill(os.getpid(), number)
+        assert heard == []
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the second time it obeys"
     finally:
         for number, handler in zip(names, before, strict=True):

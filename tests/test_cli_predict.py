@@ -101,7 +101,7 @@ def test_no_two_results_have_one_name_and_folders_are_kept(grey, photos, tmp_pat
     names = {result.labels.relative_to(tmp_path / "elsewhere").as_posix() for result in planned}
     assert len(names) == 6 and len({name.casefold() for name in written(out)}) == 12
     assert written(out) == sorted(
-        result.relative_to(tmp_path / "elsewhere").as_posix() for pair in planned for result in pair[1:]
+        result.relative_to(tmp_path / "elsewhere").as_posix() for pair in planned for result in pair[1:3]
     )
     assert {"sub/B.png", "sub/a.png", "a.png"} <= names and len(stems) == 6
     for pair in planned:
@@ -118,6 +118,20 @@ def test_nothing_is_replaced_unless_asked(grey, photos, tmp_path, capsys):
     assert {name: (out / name).stat().st_mtime_ns for name in written(out)} == before
     assert cli.main([*command, str(out), "--overwrite"]) == 0
     assert all((out / name).stat().st_mtime_ns > time for name, time in before.items())
+
+
+def test_probabilities_are_written_where_they_are_asked_for(grey, photos, tmp_path, capsys):
+    out, command = tmp_path / "out", ["predict", str(grey), str(photos / "a.png"), "--probabilities", "--out"]
+    assert cli.main([*command, str(out)]) == 0
+    assert written(out) == ["a.png", "a_overlay.png", "a_probabilities.npz"]
+    with np.load(out / "a_probabilities.npz") as read, Image.open(out / "a.png") as labels:
+        sure = read["probabilities"]
+        assert sure.shape == (2, 33, 40) and sure.dtype == np.float16 and read["classes"].tolist() == ["a", "b"]
+        assert np.abs(sure.astype(float).sum(0) - 1).max() < 2e-3 and (np.asarray(labels) == sure.argmax(0)).all()
+    for name in ("a.png", "a_overlay.png"):
+        (out / name).unlink()
+    assert cli.main([*command, str(out)]) == 2
+    assert "a_probabilities.npz would be replaced" in capsys.readouterr().err
 
 
 def test_images_are_never_replaced(grey, photos, capsys):

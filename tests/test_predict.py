@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from segtutor.inference import predict, save_labels, save_overlay
+from segtutor.inference import predict, probabilities, save_labels, save_overlay
 
 SPEC = SimpleNamespace(
     classes=("dark", "light"), palette=((0, 0, 0), (250, 240, 0)), ignore_index=255, mean=(0.5,) * 3, std=(0.1,) * 3
@@ -101,7 +101,12 @@ def test_one_logit_is_foreground_above_zero():
         def forward(self, images):
             return super().forward(images)[:, 1:]
 
-    assert predict(One(), picture(), spec=SPEC).equal(predict(Threshold(), picture(), spec=SPEC))
+    labels = predict(Threshold(), picture(), spec=SPEC)
+    assert predict(One(), picture(), spec=SPEC).equal(labels)
+    for model in (One(), Threshold()):
+        sure = probabilities(model, picture(), spec=SPEC)
+        assert sure.shape == (2, 33, 47) and sure.argmax(0).equal(labels)
+        torch.testing.assert_close(sure.sum(0), torch.ones(33, 47))
 
 
 @pytest.mark.parametrize(

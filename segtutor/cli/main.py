@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, folders, or patterns in quotes")
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="where labels and overlays go")
     predict.add_argument("--weights", choices=("best", "last"), help="default: the best, where they were kept")
+    predict.add_argument("--probabilities", action="store_true", help="write those of each class, too, as npz")
     predict.add_argument("--overwrite", action="store_true", help="replace earlier results")
     predict.set_defaults(run=_predict)
 
@@ -161,7 +162,12 @@ def _predict(options: argparse.Namespace) -> int:
     from segtutor import runs
 
     written, refused = runs.predict(
-        options.folder, options.images, options.out, weights=options.weights, overwrite=options.overwrite
+        options.folder,
+        options.images,
+        options.out,
+        weights=options.weights,
+        probabilities=options.probabilities,
+        overwrite=options.overwrite,
     )
     print(f"Wrote {len(written)} label files and overlays to {options.out}.")
     for line in refused:

@@ -33,6 +33,33 @@ def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None
     Raises:
         ValueError: the image cannot be read as one, nobody says how it is normalised, or the model gives no numbers.
     """
+    logits = _logits(model, image, size, spec)
+    if logits.shape[0] == 1:
+        return foreground(logits[0]).cpu()  # (H, W)
+    return logits.argmax(0).cpu()  # (H, W)
+
+
+def probabilities(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None, spec: Any = None) -> Tensor:
+    """How sure the model is of each class at every pixel of an image.
+
+    Args:
+        model, image, size, spec: as for `predict`.
+
+    Returns:
+        (num_classes, H, W) float32 on the CPU, summing to 1 over the classes; of a model with one logit, background and
+        foreground. They are as well calibrated as the model is.
+
+    Raises:
+        ValueError: as for `predict`.
+    """
+    logits = _logits(model, image, size, spec)
+    if logits.shape[0] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits])
+    return logits.softmax(0).cpu()
+
+
+def _logits(model: nn.Module, image: Any, size: tuple[int, int] | None, spec: Any) -> Tensor:
+    """The scores (num_classes, H, W) at the size of the image."""
     spec = getattr(model, "info", None) if spec is None else spec
     if spec is None:
         raise ValueError("the model does not say how its images are normalised: pass spec=dataset.spec")
@@ -56,9 +83,7 @@ def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None
         raise ValueError(
             "the model's scores are not numbers (NaN): its weights are broken, load those of an earlier step"
         )
-    if logits.shape[1] == 1:
-        return foreground(logits[0, 0]).cpu()  # (H, W)
-    return logits[0].argmax(0).cpu()  # (H, W)
+    return logits[0]  # (num_classes, H, W)
 
 
 def save_labels(labels: Tensor, path: Path | str, spec: Any = None) -> Path:
@@ -115,6 +140,25 @@ def save_overlay(image: Any, labels: Tensor, path: Path | str, spec: Any = None)
             figure.savefig(part, format=how, dpi=min(600, max(130, pixels.shape[2] / (0.72 * viz.WIDTH))))
     finally:
         plt.close(figure)
+    return Path(path)
+
+
+def save_probabilities(probabilities: Tensor, path: Path | str, spec: Any = None) -> Path:
+    """Write probabilities as a compressed npz file of numpy.
+
+    It holds ``probabilities`` (num_classes, H, W) float16, exact to 0.0005, and ``classes``, their names.
+
+    Args:
+        probabilities: (num_classes, H, W).
+        path: the file.
+        spec: anything with ``classes``; None: numbered classes.
+
+    Returns:
+        The path.
+    """
+    names = [f"class {i}" for i in range(len(probabilities))] if spec is None else spec.classes
+    with whole_file(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, probabilities=probabilities.half().numpy(), classes=np.asarray(names))
     return Path(path)
 
 

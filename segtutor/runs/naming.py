@@ -10,24 +10,28 @@ from typing import NamedTuple
 from segtutor.data.finding import as_key, image_files
 from segtutor.runs.errors import RunError
 
-OVERLAY = "_overlay"
+ENDS = (".png", "_overlay.png", "_probabilities.npz")
 
 
 class Results(NamedTuple):
-    """An image and the two files that are made of it.
+    """An image and the files that are made of it.
 
     Attributes:
         image: the file.
         labels: where its labels go.
         overlay: where the picture of it goes.
+        probabilities: where they go, if they are asked for.
     """
 
     image: Path
     labels: Path
     overlay: Path
+    probabilities: Path
 
 
-def plan(images: Sequence[Path | str], out: Path, *, overwrite: bool = False) -> list[Results]:
+def plan(
+    images: Sequence[Path | str], out: Path, *, probabilities: bool = False, overwrite: bool = False
+) -> list[Results]:
     """What is to be read and written, decided before anything is.
 
     ``a.jpg`` becomes ``a.png`` and ``a_overlay.png``, in the sub-folder where it is; where another image has one of
@@ -36,6 +40,7 @@ def plan(images: Sequence[Path | str], out: Path, *, overwrite: bool = False) ->
     Args:
         images: files, folders, which are searched to the bottom, and patterns such as ``"photos/*.jpg"``.
         out: where the results go.
+        probabilities: whether they are asked for.
         overwrite: earlier results may be replaced; images never are.
 
     Raises:
@@ -45,12 +50,12 @@ def plan(images: Sequence[Path | str], out: Path, *, overwrite: bool = False) ->
     taken: set[str] = set()
     for path, name in _asked_for(images, out):
         for stem in _stems(name):
-            pair = [f"{stem}.png", f"{stem}{OVERLAY}.png"]
-            if taken.isdisjoint(map(_key, pair)):
+            files = [f"{stem}{end}" for end in ENDS]
+            if taken.isdisjoint(map(_key, files)):
                 break
-        taken.update(map(_key, pair))
-        results.append(Results(path, *(out / result for result in pair)))
-    _check(results, out, overwrite)
+        taken.update(map(_key, files))
+        results.append(Results(path, *(out / file for file in files)))
+    _check(results, out, 3 if probabilities else 2, overwrite)
     return results
 
 
@@ -108,11 +113,12 @@ def _key(name: str) -> str:
     return as_key(name).casefold()
 
 
-def _check(results: Sequence[Results], out: Path, overwrite: bool) -> None:
+def _check(results: Sequence[Results], out: Path, count: int, overwrite: bool) -> None:
+    """Refuse to replace anything by the first so many files of each image."""
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file: give a folder for the results with --out.")
     inputs = {result.image.resolve() for result in results}
-    written = [path for result in results for path in result[1:]]
+    written = [path for result in results for path in result[1 : 1 + count]]
     for path in written:
         if path.resolve() in inputs:
             raise RunError(f"{path} is one of the images and would be replaced: give another folder with --out.")

@@ -18,6 +18,7 @@ def predict(
     out: Path | str,
     *,
     weights: str | None = None,
+    probabilities: bool = False,
     overwrite: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Predict image files: for each a label PNG with the size of the image, and a picture of it with a legend.
@@ -27,6 +28,7 @@ def predict(
         images: files, folders, whose sub-folders are kept, and patterns such as ``"photos/*.jpg"``.
         out: where the pictures go; made where it is missing.
         weights: "best" or "last" of a run; None: the best ones where they were kept.
+        probabilities: write an npz file with the probability of each class at each pixel, too.
         overwrite: earlier results may be replaced; images never are.
 
     Returns:
@@ -40,13 +42,14 @@ def predict(
     from segtutor.data.reading import read_image
 
     place = find_model(Path(folder), weights)
-    planned = plan(images, Path(out), overwrite=overwrite)
+    planned = plan(images, Path(out), probabilities=probabilities, overwrite=overwrite)
     model = load_model(place)
     written, refused = [], []
-    for path, labels_path, overlay_path in planned:
+    for path, labels_path, overlay_path, probabilities_path in planned:
         try:
             image = torch.from_numpy(read_image(path, model.in_channels, model.info.value_range))
-            labels = inference.predict(model, image)
+            sure = inference.probabilities(model, image) if probabilities else None
+            labels = inference.predict(model, image) if sure is None else sure.argmax(0)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             memory = is_out_of_memory(error)
             if isinstance(error, RuntimeError) and not memory:
@@ -59,4 +62,6 @@ def predict(
         labels_path.parent.mkdir(parents=True, exist_ok=True)
         written.append(inference.save_labels(labels, labels_path, model.info))
         inference.save_overlay(image, labels, overlay_path, model.info)
+        if sure is not None:
+            inference.save_probabilities(sure, probabilities_path, model.info)
     return written, refused
