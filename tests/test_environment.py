@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -70,6 +72,39 @@ def test_conda_environment_equals_the_project():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     [pip] = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     assert pip == [*wanted(), "-e ."]
+
+
+def brought(names: list[str]) -> set[str]:
+    """The distributions that come with these requirements, and with theirs, as far as they are installed."""
+    found: set[str] = set()
+    waiting = [Requirement(text) for text in names]
+    while waiting:
+        requirement = waiting.pop()
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        extras = requirement.extras or {""}
+        if requirement.marker is not None and not any(requirement.marker.evaluate({"extra": e}) for e in ("", *extras)):
+            continue
+        if name not in found:
+            found.add(name)
+            try:
+                waiting += map(Requirement, importlib.metadata.requires(name) or ())
+            except importlib.metadata.PackageNotFoundError:
+                pass
+    return found
+
+
+@needs_toml
+def test_what_the_tools_import_comes_with_the_extras():
+    pytest.importorskip("myst_nb", reason="comes with the extra `book`")
+    here, named_otherwise = brought(wanted()), {"PIL": "pillow", "yaml": "pyyaml"}
+    ours = {"segtutor"} | {path.stem for path in (ROOT / "tools").glob("*.py")}
+    for path in (ROOT / "tools").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            named += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.split(".")[0] for name in named} - sys.stdlib_module_names - ours:
+                distribution = named_otherwise.get(name, name.replace("_", "-"))
+                assert distribution in here, f"{path.name} imports {name}, which no extra installs"
 
 
 @needs_toml
