@@ -271,7 +271,7 @@ def foreground(logits: Tensor) -> Tensor:
     """
     if logits.numel():
         low, high = (float(end) for end in logits.aminmax())
-        if 0 <= low < 0.05 and 0.95 < high <= 1:
+        if 0 <= low < 0.01 and 0.99 < high <= 1:
             warnings.warn(
                 "all logits lie in [0, 1], as probabilities do, and every one above 0 is taken for foreground: if they "
                 "are probabilities p, give the labels (p > 0.5).long()",

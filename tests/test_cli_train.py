@@ -89,6 +89,33 @@ def test_a_run_from_config_to_prediction(tmp_path, config, capsys):
     assert tuple(labels.getpalette()[:3]) == model.info.palette[0]
 
 
+def test_a_binary_run_may_have_one_logit(tmp_path, capsys):
+    """Two classes, one logit that tells them apart: names and colours stay with the model."""
+    base, out = tmp_path / "mine", tmp_path / "out"
+    for name in ("images", "masks"):
+        (base / name).mkdir(parents=True)
+    for i in range(6):
+        mask = np.zeros((40, 50), np.uint8)
+        mask[5 * i : 5 * i + 20] = 1
+        Image.fromarray(mask).save(base / "masks" / f"{i}.png")
+        Image.fromarray(np.stack([255 * mask] * 3, -1)).save(base / "images" / f"{i}.png")
+    own = {"type": "folder", "path": str(base), "classes": ["tissue", "membrane"], "size": [40, 50]}
+    training = {**CONFIG["training"], "steps": 40, "lr": 0.1, "loss": ["CrossEntropyLoss", "DiceLoss"]}
+    given = {"model": {**CONFIG["model"], "num_classes": 1}, "data": own, "training": training}
+    runs.train(given, out=tmp_path / "run")
+    model = SegmentationModel.from_pretrained(tmp_path / "run" / "last")
+    assert model.info.classes == ("tissue", "membrane") and model.config.num_classes == 1
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--split", "val"]) == 0
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())["val"]
+    assert set(scores["iou"]) == {"tissue", "membrane"} and scores["miou"] > 0.5
+    assert cli.main(["predict", str(tmp_path / "run"), str(base / "images"), "--out", str(out)]) == 0
+    pictures = [Image.open(out / f"{i}.png") for i in range(6)]
+    assert {int(label) for picture in pictures for label in np.unique(picture)} == {0, 1}
+    assert tuple(pictures[0].getpalette()[3:6]) == model.info.palette[1]
+    with pytest.raises(ConfigError, match="num_classes: 1, but the images of data 'scenes' have 11 classes"):
+        read_recipe({**given, "data": CONFIG["data"]})
+
+
 @pytest.mark.usefixtures("hears_interrupts")
 @pytest.mark.parametrize("auxiliary", [False, True])
 def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, monkeypatch, auxiliary):

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 from contract import AuxiliaryContract, images, perturb_norms, seeded
+from PIL import Image
 
 from segtutor.data import SyntheticScenes
 from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create_model
+from segtutor.inference import predict, save_labels, save_overlay
 
 
 def tiny(num_classes=5, **settings):
@@ -193,6 +195,28 @@ def test_what_a_model_knows_of_its_data():
     assert len(tiny(in_channels=4).info.mean) == 4
     with pytest.raises(ConfigError, match="num_classes: 5, but info names 2 classes"):
         tiny(info=ModelInfo(("a", "b")))
+
+
+def test_one_logit_has_the_names_and_colours_of_two_classes(tmp_path):
+    assert tiny(num_classes=1).info.classes == ("background", "foreground")
+    info = ModelInfo(("tissue", "membrane"), ((0, 0, 0), (250, 240, 0)))
+    model = tiny(num_classes=1, info=info, auxiliary=True).eval()
+    again = SegmentationModel.from_pretrained(model.save_pretrained(tmp_path))
+    assert again.info == info and again.config.num_classes == 1
+    image = images(1, 3, 45, 64)
+    with torch.no_grad():
+        logits = model(image)
+        assert logits.shape == (1, 1, 45, 64) and again(image).equal(logits)
+    labels = predict(again, image[0].sigmoid())
+    assert set(labels.unique().tolist()) <= {0, 1}
+    written = Image.open(save_labels(logits[0, 0] > 0, tmp_path / "labels.png", again.info))
+    assert written.getpalette()[:6] == [0, 0, 0, 250, 240, 0]
+    save_overlay(image[0].sigmoid(), logits[0, 0] > 0, tmp_path / "overlay.png", again.info)
+    for wrong in (ModelInfo(("membrane",)), ModelInfo(("a", "b", "c"))):
+        with pytest.raises(ConfigError, match="num_classes: 1, but info names . classes; .*name the background and"):
+            tiny(num_classes=1, info=wrong)
+    with pytest.raises(ConfigError, match="info.palette: 1 colours for 2 classes"):
+        tiny(num_classes=1, info=ModelInfo(info.classes, ((0, 0, 0),)))
 
 
 @pytest.mark.parametrize(

@@ -474,7 +474,7 @@ def test_one_logit_is_foreground_above_zero(seed, scale):
 
 def test_probabilities_in_place_of_the_one_logit_are_answered_with_a_warning():
     prediction, target = maps(classes=2)
-    probabilities = torch.where(prediction == 1, 0.99, 0.01)[:, None]
+    probabilities = torch.where(prediction == 1, 0.999, 0.001)[:, None]
     with pytest.warns(UserWarning, match=r"\(p > 0.5\).long\(\)"):
         ConfusionMatrix(2).update(probabilities, target)
     by_labels = ConfusionMatrix(2).update((probabilities[:, 0] > 0.5).long(), target)

@@ -311,6 +311,14 @@ def test_panels_take_batches_and_logits():
     assert len(several.axes) == 12  # one image, three models
 
 
+def test_one_logit_is_drawn_as_the_two_classes_that_it_tells_apart():
+    truth = (TRUTH == 1).long()
+    logits = (2.0 * truth - 1)[None] * torch.rand(truth.shape).clamp(min=0.01)
+    assert "Error: 0.0 % of pixels" in texts(viz.show_panels(IMAGE, truth, logits))
+    assert "Error: 0.0 % of pixels" in texts(viz.show_panels(IMAGE[None], truth[None], logits[None]))
+    assert "Error: 0.0 % of pixels" in texts(viz.show_panels(IMAGE, truth, truth[None]))
+
+
 def test_panels_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match="denormalize"):
         viz.show_panels(IMAGE * 4 - 2, TRUTH)

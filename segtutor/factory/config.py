@@ -46,7 +46,7 @@ class ModelConfig:
     Attributes:
         backbone: ``type`` and the settings of that backbone.
         head: ``type`` and the settings of that head.
-        num_classes: classes to score.
+        num_classes: classes to score; 1: one logit, above 0 for the class and below for the background.
         in_channels: channels of the images.
         auxiliary: add a plain head on c3, whose scores ``model(images, auxiliary=True)`` returns too.
         seed: of the random weights; None takes torch's random numbers as they are.

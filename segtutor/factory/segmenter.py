@@ -27,7 +27,7 @@ class ModelInfo:
     """What a trained model must say about its images and its labels, so that anyone can use it.
 
     Attributes:
-        classes: names, in the order of the labels.
+        classes: names, in the order of the labels. A model with one logit has two: the background and the class.
         palette: one RGB colour in 0-255 per class; () where nobody chose any.
         ignore_index: the label of void pixels.
         mean: of each channel of images in [0, 1]; the model's images are (image - mean) / std.
@@ -48,12 +48,12 @@ class ModelInfo:
 
     def check(self, num_classes: int, in_channels: int) -> None:
         """Raise ConfigError unless these facts fit a model of so many classes and channels."""
-        if len(self.classes) != num_classes:
-            raise ConfigError(f"num_classes: {num_classes}, but info names {len(self.classes)} classes.")
-        if self.palette and len(self.palette) != num_classes:
-            raise ConfigError(
-                f"info.palette: {len(self.palette)} colours for {num_classes} classes; give one for each."
-            )
+        labels = count_labels(num_classes)
+        if len(self.classes) != labels:
+            both = "; one logit tells two apart, so name the background and the class" if num_classes == 1 else ""
+            raise ConfigError(f"num_classes: {num_classes}, but info names {len(self.classes)} classes{both}.")
+        if self.palette and len(self.palette) != labels:
+            raise ConfigError(f"info.palette: {len(self.palette)} colours for {labels} classes; give one for each.")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != in_channels:
                 raise ConfigError(
@@ -83,12 +83,17 @@ class ModelInfo:
 
         Statistics are the pretrained backbone's where they are given, else ImageNet's for colour images.
         """
-        names = tuple(f"class {i}" for i in range(num_classes))
+        names = ("background", "foreground") if num_classes == 1 else tuple(f"class {i}" for i in range(num_classes))
         if statistics is not None:
             return cls(names, **statistics.of_channels(in_channels)._asdict())
         if in_channels == 3:
             return cls(names)
         return cls(names, mean=(0.5,) * in_channels, std=(0.5,) * in_channels)
+
+
+def count_labels(num_classes: int) -> int:
+    """How many labels so many logits tell apart: as many, but two where one logit stands against the background."""
+    return max(2, num_classes)
 
 
 class SegmentationModel(nn.Module):

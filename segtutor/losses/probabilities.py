@@ -50,7 +50,7 @@ class ProbabilityCheck:
                     "the softmax out of the model, or pass their logarithm, probabilities.clamp(min=1e-8).log()"
                 )
             self.settled = True
-        elif low < 0.05 and high > 0.95:
+        elif low < 0.01 and high > 0.99:
             self.settled = True
             warnings.warn(
                 f"{name}: all logits lie in [0, 1], as probabilities do: if they are, leave the sigmoid out of the "

@@ -96,10 +96,10 @@ def make_optimizer(
     return OPTIMIZERS[section["type"]](model.parameters(), lr=lr, weight_decay=weight_decay, **settings)
 
 
-def make_loss(terms: Sequence[Mapping[str, Any]], ignore_index: int) -> nn.Module:
+def make_loss(terms: Sequence[Mapping[str, Any]], ignore_index: int, task: str = "multiclass") -> nn.Module:
     """Build a loss from checked settings; the sum, where they are several or have a factor."""
     made = []
     for term in terms:
         settings = {key: value for key, value in term.items() if key not in ("type", "loss_weight")}
-        made.append((term["loss_weight"], LOSSES[term["type"]](ignore_index=ignore_index, **settings)))
+        made.append((term["loss_weight"], LOSSES[term["type"]](task, ignore_index=ignore_index, **settings)))
     return made[0][1] if len(made) == 1 and made[0][0] == 1 else losses.CombinedLoss(made)

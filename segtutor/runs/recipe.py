@@ -78,9 +78,9 @@ class Training:
     num_workers: Annotated[int, Interval(ge=0, le=256)] = 0
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
 
-    def make_loss(self, ignore_index: int, auxiliary: bool) -> nn.Module:
+    def make_loss(self, ignore_index: int, auxiliary: bool, num_classes: int = 2) -> nn.Module:
         """The loss that the settings name, of one output or of the pair with the auxiliary one."""
-        loss = make_loss(self.loss, ignore_index)
+        loss = make_loss(self.loss, ignore_index, "binary" if num_classes == 1 else "multiclass")
         return losses.AuxiliaryLoss(self.auxiliary_weight, loss) if auxiliary else loss
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -259,8 +259,9 @@ def _parse_model(section: Any, data: Mapping[str, Any], spec: DatasetSpec, train
         model = parse_config({"seed": training.seed, **known, **section})
     except ConfigError as error:
         raise ConfigError(f"model.{error}".replace("model.config: ", "model: ", 1)) from None
+    one_logit = model.num_classes == 1 and spec.num_classes == 2
     for key, value in known.items():
-        if getattr(model, key) != value:
+        if getattr(model, key) != value and not (one_logit and key == "num_classes"):
             what = "classes" if key == "num_classes" else "channels"
             raise ConfigError(
                 f"model.{key}: {getattr(model, key)}, but the images of data '{data['type']}' have {value} {what}; "
@@ -274,7 +275,7 @@ def _check_loss(training: Training, model: ModelConfig, ignore_index: int) -> No
     """Try the loss on one pixel, so that a wrong number of class weights is found now and not in the first step."""
     logits, mask = torch.zeros(1, model.num_classes, 1, 1), torch.zeros(1, 1, 1, dtype=torch.long)
     try:
-        training.make_loss(ignore_index, auxiliary=False)(logits, mask)
+        training.make_loss(ignore_index, False, model.num_classes)(logits, mask)
         training.make_optimizer(nn.Linear(1, 1))
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"training: {' '.join(str(error).split())}") from None

@@ -129,7 +129,7 @@ def fit_run(
             model,
             data,
             steps=rules.steps,
-            loss=rules.make_loss(data.spec.ignore_index, recipe.model.auxiliary),
+            loss=rules.make_loss(data.spec.ignore_index, recipe.model.auxiliary, recipe.model.num_classes),
             auxiliary=recipe.model.auxiliary,
             batch_size=rules.batch_size,
             optimizer=rules.make_optimizer(model),
