@@ -119,10 +119,17 @@ def test_the_page_followed_to_the_letter(outputs):
 
 
 def test_the_model_learns_what_the_page_shows(outputs):
-    """The score on the page is that of a model that has learnt, and so is the one that was trained here."""
-    [(shown, printed)] = [(shown, printed) for done, shown, printed in outputs if "segtutor evaluate" in done]
-    for text in (shown, printed):
+    """The scores on the page are those of a model that has learnt, and so are the ones of the model trained here."""
+    texts = [text for done, *both in outputs if "segtutor evaluate" in done for text in both]
+    assert len(texts) == 4
+    for text in texts:
         assert 0.7 < float(re.search(r"^mIoU ([\d.]+)", text, re.M)[1]) < 1
+
+
+def test_how_many_of_the_test_part_were_trained_on(outputs):
+    trained, tested = (Path(path).read_text().split() for path in ("runs/leaves/split/train.txt", "leaves/test.txt"))
+    assert (len(set(trained) & set(tested)), len(tested)) == (4, 6)
+    assert "four of the six photographs of the west field" in " ".join(PAGE.split())
 
 
 def test_a_changed_output_is_noticed():

@@ -169,7 +169,8 @@ def _predict(options: argparse.Namespace) -> int:
         probabilities=options.probabilities,
         overwrite=options.overwrite,
     )
-    print(f"Wrote {len(written)} label files and overlays to {options.out}.")
+    what = "1 label file and overlay" if len(written) == 1 else f"{len(written)} label files and overlays"
+    print(f"Wrote {what} to {options.out}.")
     for line in refused:
         print(f"segtutor: {line}", file=sys.stderr)
     if refused:
