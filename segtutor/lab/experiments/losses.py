@@ -103,7 +103,8 @@ def _losses(share_of_class):
 
 def _rarity(id, shares, steps):
     """Enter a comparison of the losses on classes that cover little, after so many steps."""
-    percent = ", ".join(f"{100 * share:g}" for share in shares)
+    *most, last = (f"{100 * share:g}" for share in shares)
+    percent = f"{', '.join(most)} and {last}" if most else last
 
     @experiment(
         id,
