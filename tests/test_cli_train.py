@@ -315,7 +315,7 @@ CHANGES = [
     ({}, ["training.step=5"], "training.step: unknown key; did you mean 'steps'"),
     ({}, ["training.steps=0"], "training.steps: 0 is too small"),
     ({}, ["training.lr=fast"], "training.lr: 'fast' is a str, expected float"),
-    ({}, ["training.schedule.steps=5"], "training.schedule: {'steps': 5} is not possible; did you mean 'constant'"),
+    ({}, ["training.schedule.steps=5"], "training.schedule.type: missing; did you mean 'poly', 'cosine' or 'constant'"),
     ({}, ["training.loss=Dice"], "training.loss.type: 'Dice' is unknown; did you mean 'DiceLoss'"),
     ({}, ["training.loss={type: DiceLos}"], "training.loss.type: 'DiceLos' is unknown; did you mean 'DiceLoss'"),
     ({}, ["training.loss={type: DiceLoss, smoth: 1}"], "training.loss.smoth: unknown key; did you mean 'smooth'"),
@@ -418,6 +418,7 @@ def test_losses_are_those_named():
         ("DiceLoss", {"smooth": 0}),
         ("BorderWeightedLoss", {"w0": 5, "sigma": 2, "weight": [1, 2, 3], "border_classes": [0, 1]}),
         ("LovaszLoss", {}),
+        ("OHEMCrossEntropyLoss", {"threshold": 0.5, "kept": 0.3, "weight": [1, 2, 3]}),
     ],
 )
 def test_every_argument_of_a_loss_is_a_key(name, settings):

@@ -21,12 +21,13 @@ from segtutor.losses import (
     DiceLoss,
     FocalLoss,
     LovaszLoss,
+    OHEMCrossEntropyLoss,
     SegmentationLoss,
     border_weight_map,
     median_frequency_weights,
 )
 
-LOSSES = [CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, BorderWeightedLoss]
+LOSSES = [CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, BorderWeightedLoss, OHEMCrossEntropyLoss]
 PAIRS = [
     (loss, task)
     for loss in LOSSES
@@ -142,7 +143,7 @@ def test_autocast_changes_nothing(loss, task):
     assert torch.equal(value, loss(task)(logits, target))
 
 
-@pytest.mark.parametrize("loss", [CrossEntropyLoss, FocalLoss, BorderWeightedLoss])
+@pytest.mark.parametrize("loss", [CrossEntropyLoss, FocalLoss, BorderWeightedLoss, OHEMCrossEntropyLoss])
 def test_binary_is_a_softmax_against_zero(loss):
     """The others differ by definition: Dice takes the foreground only, binary Lovász is the hinge."""
     logits, target = batch("binary")

@@ -162,12 +162,13 @@ class SegmentationModel(nn.Module):
         return logits, resize(coarse, images.shape[2:])  # (B, num_classes, H, W) twice
 
     def freeze_backbone(self, what: Frozen = True) -> "SegmentationModel":
-        """Freeze the backbone, or its normalisations alone, or thaw it.
+        """Freeze the backbone, its first stages or its normalisations alone, or thaw it.
 
         What is frozen gets no gradients, and stays in evaluation mode while the rest trains.
 
         Args:
-            what: True: the whole backbone; "norms": its layers that normalise by running statistics; False: nothing.
+            what: True: the whole backbone; 1 to 4: its stem and so many stages; "norms": its layers that normalise by
+                running statistics; False: nothing.
 
         Returns:
             The model, changed in place.

@@ -17,7 +17,7 @@ from segtutor.losses.base import SegmentationLoss
 from segtutor.losses.borders import BorderWeightedLoss, border_weight_map
 from segtutor.losses.class_weights import median_frequency_weights
 from segtutor.losses.combined import AuxiliaryLoss, CombinedLoss
-from segtutor.losses.pixels import CrossEntropyLoss, FocalLoss
+from segtutor.losses.pixels import CrossEntropyLoss, FocalLoss, OHEMCrossEntropyLoss
 from segtutor.losses.regions import DiceLoss, LovaszLoss
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "DiceLoss",
     "FocalLoss",
     "LovaszLoss",
+    "OHEMCrossEntropyLoss",
     "SegmentationLoss",
     "border_weight_map",
     "median_frequency_weights",

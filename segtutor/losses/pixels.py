@@ -1,4 +1,4 @@
-"""Losses that add up pixels: cross-entropy and focal loss."""
+"""Losses that add up pixels: cross-entropy, of all pixels or of the hard ones, and focal loss."""
 
 from __future__ import annotations
 
@@ -50,6 +50,51 @@ class CrossEntropyLoss(SegmentationLoss):
             scores, target, weight, reduction="none", label_smoothing=self.label_smoothing
         )
         return mean(surprise, valid, weight[target] * valid)
+
+
+class OHEMCrossEntropyLoss(SegmentationLoss):
+    r"""Cross-entropy of the hard pixels alone: online hard example mining.
+
+    .. math:: L = \frac{\sum_{i \in H} w_{y_i} \, (-\log p_i[y_i])}{\sum_{i \in H} w_{y_i}}, \qquad
+              H = \{i : p_i[y_i] < t\} \cup \{\text{the hardest } s \text{ of all pixels}\}
+
+    Shrivastava et al. 2016 mine regions of objects; networks for streets mine pixels in the same way (Yu et al. 2018,
+    BiSeNet, section 4.1). Once most pixels are right, the mean over all of them hides the few that are not.
+
+    Args:
+        threshold: t, the probability of the true class from which on a pixel is easy.
+        kept: s, the share of the batch's pixels that count however easy they are, so that there always are some.
+        weight: one weight per class, at least 0. Binary and multilabel: two, for 0 and for 1.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        task: str = "multiclass",
+        *,
+        threshold: float = 0.7,
+        kept: float = 0.0625,
+        weight: Sequence[float] | Tensor | None = None,
+        ignore_index: int | None = 255,
+    ):
+        super().__init__(task, ignore_index=ignore_index)
+        for name, value in (("threshold", threshold), ("kept", kept)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; choose 0..1")
+        self.register_buffer("weight", checked_weights(weight, "weight"))
+        self.threshold, self.kept = threshold, kept
+
+    def compute(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        scores = class_scores(logits, self.task)  # (B, K, H, W)
+        weight = weight_per_class(self.weight, scores)  # (K,)
+        surprise = F.cross_entropy(scores, target, reduction="none")  # (B, H, W): -log p of the true class
+        with torch.no_grad():  # which pixels are hard is no part of the gradient
+            ranked = surprise.masked_fill(~valid, -1).flatten().sort(descending=True).values
+            # How many count follows from a number on the device, and is looked up there: the host need not wait.
+            last = (valid.sum() * self.kept).ceil().long().clamp(1, len(ranked)) - 1
+            hard = valid & ((torch.exp(-surprise) < self.threshold) | (surprise >= ranked[last]))
+        return mean(surprise * weight[target], hard, weight[target] * hard)
 
 
 class FocalLoss(SegmentationLoss):

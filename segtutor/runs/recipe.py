@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,11 +32,23 @@ from segtutor.factory.config import (
 from segtutor.factory.messages import shown, suggest
 from segtutor.factory.parse import expand, parse_config
 from segtutor.runs.data import open_data, parse_data
-from segtutor.runs.optimization import make_loss, make_optimizer, parse_loss, parse_optimizer
+from segtutor.runs.optimization import (
+    Decay,
+    make_loss,
+    make_optimizer,
+    make_schedule,
+    parse_loss,
+    parse_optimizer,
+    parse_schedule,
+    weights_key,
+)
+from segtutor.runs.parameter_groups import parameter_groups
+from segtutor.training.schedule import Schedule, warmed_up
 
 SECTIONS = ("model", "data", "training", "evaluation", "logging")
 Steps = Annotated[int, Interval(ge=1, le=10_000_000)]
 Rate = Annotated[float, Interval(ge=0, le=100)]
+Weight = Annotated[float, Interval(ge=0, le=1e6)]
 
 
 @dataclass(frozen=True)
@@ -49,13 +61,23 @@ class Training:
         optimizer: "adamw", "sgd", or keys and values such as {type: sgd, momentum: 0.9}.
         lr: learning rate before the schedule.
         weight_decay: decoupled weight decay of adamw, L2 penalty of sgd.
+        decay_norms: decay biases, and scales and shifts of normalisations, like other weights; false: spare them.
+        head_lr: factor on the learning rate of all that is not the backbone, such as 10 beside a pretrained one.
+        layer_decay: factor on the learning rate from each block of the backbone to the block before it, so that the
+            first blocks of a pretrained one, a transformer above all, keep what they know; 1: all learn alike.
         loss: the name of a loss of `segtutor.losses`, keys and values such as {type: FocalLoss, gamma: 2}, or a list of
             them, which are added up, each times its ``loss_weight``.
-        schedule: "poly" or "constant".
+        class_weights: one weight per class for each loss that takes them; "measured": median frequency / frequency in
+            the training masks, counted before the first step and written down; None: as the losses say.
+        schedule: "poly", "cosine" or "constant", or keys and values such as {type: poly, power: 1}.
         warmup: steps in which the learning rate rises to the schedule's.
         gradient_clip: largest norm of the gradient; None: not clipped.
         precision: "auto", "fp32", "bf16" or "fp16".
-        auxiliary_weight: of the auxiliary head's loss, where the model has that head.
+        auxiliary_weight: of the auxiliary head's loss, where the model has that head (deep supervision).
+        accumulate: batches whose gradients are averaged before each step, for a batch that does not fit in memory;
+            normalisations still see ``batch_size`` images at a time.
+        ema: share of the mean weights that each step keeps, such as 0.999; the mean is validated and saved in the
+            place of the last weights; None: no mean.
         validate_every: steps from one validation to the next; None: after the last step only.
         save_every: steps from one checkpoint to the next; None: ten in a run.
         num_workers: processes that load images; 0: none beside the one that trains.
@@ -67,12 +89,18 @@ class Training:
     optimizer: Mapping[str, Any] = field(default_factory=lambda: parse_optimizer("adamw", "optimizer"))
     lr: Rate = 1e-3
     weight_decay: Rate = 1e-4
+    decay_norms: bool = True
+    head_lr: Rate = 1.0
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
     loss: Sequence[Mapping[str, Any]] = field(default_factory=lambda: parse_loss("CrossEntropyLoss", "loss"))
-    schedule: Literal["poly", "constant"] = "poly"
+    class_weights: Literal["measured"] | Sequence[Weight] | None = None
+    schedule: Mapping[str, Any] = field(default_factory=lambda: parse_schedule("poly", "schedule"))
     warmup: Annotated[int, Interval(ge=0, le=10_000_000)] = 0
     gradient_clip: Annotated[float, Interval(ge=1e-6, le=1e6)] | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     auxiliary_weight: Rate = 0.4
+    accumulate: Annotated[int, Interval(ge=1, le=4096)] = 1
+    ema: Decay | None = None
     validate_every: Steps | None = None
     save_every: Steps | None = None
     num_workers: Annotated[int, Interval(ge=0, le=256)] = 0
@@ -80,12 +108,25 @@ class Training:
 
     def make_loss(self, ignore_index: int, auxiliary: bool, num_classes: int = 2) -> nn.Module:
         """The loss that the settings name, of one output or of the pair with the auxiliary one."""
-        loss = make_loss(self.loss, ignore_index, "binary" if num_classes == 1 else "multiclass")
+        weights = None if isinstance(self.class_weights, str) else self.class_weights
+        loss = make_loss(self.loss, ignore_index, "binary" if num_classes == 1 else "multiclass", weights)
         return losses.AuxiliaryLoss(self.auxiliary_weight, loss) if auxiliary else loss
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser that the settings name, of all parameters of a model."""
-        return make_optimizer(self.optimizer, model, lr=self.lr, weight_decay=self.weight_decay)
+        groups = parameter_groups(
+            model,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            head_lr=self.head_lr,
+            layer_decay=self.layer_decay,
+            decay_norms=self.decay_norms,
+        )
+        return make_optimizer(self.optimizer, groups, lr=self.lr, weight_decay=self.weight_decay)
+
+    def make_schedule(self) -> Schedule:
+        """The schedule that the settings name, warm-up included."""
+        return warmed_up(make_schedule(self.schedule), self.warmup)
 
 
 @dataclass(frozen=True)
@@ -142,6 +183,24 @@ class Recipe:
             The dataset; its ``spec`` has the mean and std that its images are normalised by.
         """
         return open_data(self.data, split, augment=augment, normalization=get_backbone_statistics(self.model))
+
+    def measured(self) -> Recipe:
+        """The recipe with class weights in numbers, which are counted in the training masks where it says so.
+
+        Raises:
+            ConfigError: the masks cannot be counted.
+        """
+        if self.training.class_weights != "measured":
+            return self
+        data = open_data(self.data, "train")
+        try:
+            weights = losses.median_frequency_weights(
+                (mask for _, mask in data), data.spec.num_classes, ignore_index=data.spec.ignore_index
+            )
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"training.class_weights: {error}") from None
+        numbers = tuple(round(weight, 6) for weight in weights.tolist())
+        return replace(self, training=replace(self.training, class_weights=numbers))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in a run's ``config.yaml``; `read_recipe` accepts them."""
@@ -205,10 +264,17 @@ def parse_training(section: Any) -> Training:
     """
     if isinstance(section, Mapping):
         section = dict(section)
-        for key, check in (("optimizer", parse_optimizer), ("loss", parse_loss)):
+        for key, check in (("optimizer", parse_optimizer), ("loss", parse_loss), ("schedule", parse_schedule)):
             if key in section:
                 section[key] = check(section[key], f"training.{key}")
-    return Training(**parse(Training, section, "training"))
+    training = Training(**parse(Training, section, "training"))
+    if training.class_weights is not None and not any(map(weights_key, training.loss)):
+        raise ConfigError("training.class_weights: none of the losses takes class weights; leave the key out.")
+    for number, term in enumerate(training.loss):
+        own = weights_key(term)
+        if training.class_weights is not None and own is not None and term[own] is not None:
+            raise ConfigError(f"training.class_weights: loss {number} has a {own} of its own; leave one of them out.")
+    return training
 
 
 def parse_evaluation(config: Mapping[str, Any]) -> Evaluation:

@@ -41,7 +41,7 @@ RULES = (
     Rule("training.steps", True, "the run ends there, and the schedule is that of the new length"),
     Rule("training.lr", True, "times the schedule, from the next step on"),
     Rule("training.weight_decay", True, "from the next step on"),
-    Rule("training.schedule", True, "the next step follows the new one at its own place in the run"),
+    Rule("training.schedule*", True, "the next step follows the new one at its own place in the run"),
     Rule("training.warmup", True, "counted from the beginning of the run"),
     Rule("training.gradient_clip", True, "from the next step on"),
     Rule("training.precision", True, "weights and moments are kept in float32"),

@@ -16,7 +16,7 @@ from segtutor.factory.backbones.registry import BACKBONES, list_backbone_names, 
 from segtutor.factory.config import Count, ModelConfig, dump_yaml, section_model
 from segtutor.factory.heads.base import HEADS
 from segtutor.runs.data import OWN_TO_SPLITS, of_every_dataset
-from segtutor.runs.optimization import ELSEWHERE, LOSSES, OF_THE_DATA, OPTIMIZERS, of_every_loss
+from segtutor.runs.optimization import ELSEWHERE, LOSSES, OF_THE_DATA, OPTIMIZERS, SCHEDULES, of_every_loss
 from segtutor.runs.recipe import Evaluation, Logging, Training
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def schema() -> dict[str, Any]:
         section_model(Training),
         loss=(_one_or_more(loss), "CrossEntropyLoss"),
         optimizer=(_typed("optimizer", OPTIMIZERS, skip=ELSEWHERE), "adamw"),
+        schedule=(_typed("schedule", SCHEDULES), "poly"),
     )
     run = _replaced(
         "run",

@@ -59,6 +59,7 @@ def train(
     recipe = read_recipe(config, overrides)
     if check_data:
         _look_at(recipe)
+    recipe = recipe.measured()
     parts = build(recipe, pretrained=True)
     with locked(run):  # not before all is built, or a run that could not start would be in the way of the next
         check_unused(run)  # somebody may have been quicker
@@ -133,8 +134,10 @@ def fit_run(
             auxiliary=recipe.model.auxiliary,
             batch_size=rules.batch_size,
             optimizer=rules.make_optimizer(model),
-            schedule=training.warmed_up(rules.schedule, rules.warmup),
+            schedule=rules.make_schedule(),
             gradient_clip=rules.gradient_clip,
+            accumulate=rules.accumulate,
+            ema=rules.ema,
             seed=rules.seed,
             precision=rules.precision,
             log_every=max(1, rules.steps // 20) if recipe.logging.every is None else recipe.logging.every,

@@ -6,12 +6,13 @@ from segtutor.training.loop import fit
 from segtutor.training.precision import autocast_dtype
 from segtutor.training.reporting import History
 from segtutor.training.sampling import Samples
-from segtutor.training.schedule import poly, warmed_up
+from segtutor.training.schedule import cosine, poly, warmed_up
 
 __all__ = [
     "History",
     "Samples",
     "autocast_dtype",
+    "cosine",
     "evaluate",
     "fit",
     "load_checkpoint",

@@ -1,8 +1,8 @@
 """The state of a training run as one file, so that a run that was cut short goes on as if it had not been.
 
-What it takes to continue bit for bit: the weights with their running statistics, the optimiser's moments, the loss
-scaler, every generator of random numbers, and the step. The learning rate and the order of the images follow from the
-step alone. A checkpoint holds tensors and plain values, and is read without executing anything that is in it.
+What it takes to continue bit for bit: the weights with their running statistics, their mean, the optimiser's moments,
+the loss scaler, every generator of random numbers, and the step. The learning rate and the order of the images follow
+from the step alone. A checkpoint holds tensors and plain values, and is read without executing anything that is in it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from segtutor.files import whole_file
+from segtutor.training.averaging import MeanWeights
 
-FORMAT = 2
+FORMAT = 3
 RATES = ("lr", "initial_lr", "weight_decay")  # settings of an optimiser, which its state dict holds beside its state
 
 
@@ -67,11 +68,21 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Any]:
-    """Everything that the next step depends on. The tensors are the live ones: write them before the next step."""
+def snapshot(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    mean: MeanWeights | None = None,
+) -> dict[str, Any]:
+    """Everything that the next step depends on. The tensors are the live ones: write them before the next step.
+
+    Beside a mean, the model's are copies, since the model may be given the mean's before they are written.
+    """
+    weights = model.state_dict()
     return {
         "format": FORMAT,
-        "model": model.state_dict(),
+        "model": weights if mean is None else {name: value.clone() for name, value in weights.items()},
+        "mean": None if mean is None else mean.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "random": random_state(),
@@ -79,9 +90,13 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.a
 
 
 def restore(
-    state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    state: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    mean: MeanWeights | None = None,
 ) -> None:
-    """Put model, optimiser and scaler back to a snapshot; the random numbers wait for :func:`set_random_state`.
+    """Put model, optimiser, scaler and mean back to a snapshot; the random numbers wait for :func:`set_random_state`.
 
     Learning rate and weight decay stay those of the given optimiser: who continues a run may choose others.
 
@@ -94,6 +109,10 @@ def restore(
         optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # of a run in fp16; any other saves none
             scaler.load_state_dict(state["scaler"])
+        if (mean is None) != (state["mean"] is None):
+            raise ValueError("one of the two keeps a mean of the weights")
+        if mean is not None:
+            mean.load_state_dict(state["mean"])
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"the saved state is not of this model and optimiser ({reason}): start the run anew") from None

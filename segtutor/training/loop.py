@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from segtutor.logs import shown_unless_handled
 from segtutor.losses import CrossEntropyLoss
+from segtutor.training.averaging import MeanWeights
 from segtutor.training.checkpointing import restore, set_random_state, snapshot
 from segtutor.training.evaluate import evaluate
 from segtutor.training.interrupts import between_steps
@@ -43,6 +44,8 @@ def fit(
     optimizer: torch.optim.Optimizer | None = None,
     schedule: str | Schedule = "poly",
     gradient_clip: float | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
     batch_transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -80,8 +83,13 @@ def fit(
         lr: learning rate before the schedule; with `optimizer` given, its own is used.
         weight_decay: decoupled weight decay of the default optimiser, AdamW.
         optimizer: one that holds the model's parameters already. None: `AdamW(lr, weight_decay)`.
-        schedule: "poly" (:func:`poly`), "constant", or a function (step, steps) -> factor on the learning rate.
+        schedule: "poly" (:func:`poly`), "cosine" (:func:`cosine`), "constant", or a function (step, steps) -> factor on
+            the learning rate.
         gradient_clip: largest allowed norm of the gradient; None: no clipping.
+        accumulate: batches whose losses are averaged in each step, one after the other, for a batch that is too large
+            to be held at once.
+        ema: share of the mean of the weights that a step keeps, such as 0.999; the mean is what is validated, what the
+            model holds while `save` is called, and what it holds in the end. None: no mean is kept.
         batch_transform: called on the images and masks of each training batch on the device, such as
             `segtutor.data.batch_transforms.RandomView`; images of the dataset then need no normalisation of their own.
         seed: seeds shuffling, augmentation and dropout.
@@ -120,9 +128,13 @@ def fit(
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     history, reporter = History(precision=NAMES[dtype]), Reporter(steps, log_every, log_dir)
-    run = {"seed": seed, "batch_size": batch_size, "images": len(dataset)}  # what decides the order of the images
+    if accumulate < 1:
+        raise ValueError(f"accumulate is {accumulate}; it counts the batches of a step, so choose at least 1")
+    mean = None if ema is None else MeanWeights(model, ema)
+    # What decides the order of the images
+    run = {"seed": seed, "batch_size": batch_size, "images": len(dataset), "accumulate": accumulate}
     if resume is not None:
-        history = _continued(resume, run, model, optimizer, scaler)
+        history = _continued(resume, run, model, optimizer, scaler, mean)
     watch = ClassWatch(getattr(loss, "ignore_index", 255))
     base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     start, seconds, whole = len(history.steps), history.seconds, True
@@ -130,7 +142,9 @@ def fit(
     def hand_out() -> None:
         if save is not None:
             history.seconds = seconds + reporter.seconds
-            save({**snapshot(model, optimizer, scaler), "run": run, "history": asdict(history)})
+            state = {**snapshot(model, optimizer, scaler, mean), "run": run, "history": asdict(history)}
+            with contextlib.nullcontext() if mean is None else mean.inside(model):
+                save(state)
 
     def due(every: int | None, step: int) -> bool:
         return step == steps or bool(every and step % every == 0)
@@ -138,7 +152,7 @@ def fit(
     def validate(step: int) -> None:
         if validation is not None:
             rules: dict[str, Any] = {"batch_size": batch_size, "precision": precision, **(evaluation or {})}
-            reporter.validated(history, step, evaluate(model, validation, **rules))
+            reporter.validated(history, step, evaluate(mean.model if mean else model, validation, **rules))
             hand_out()
 
     lines = shown_unless_handled() if log_every else contextlib.nullcontext()
@@ -146,7 +160,7 @@ def fit(
         try:
             if not model.training:
                 model.train()
-            batches = iter(loader(dataset, batch_size, seed, num_workers, start))
+            batches = iter(loader(dataset, batch_size, seed, num_workers, start * accumulate))
             if resume is not None:
                 set_random_state(resume["random"])
                 if validation is not None and start and due(validate_every, start) and not _validated(history):
@@ -155,22 +169,26 @@ def fit(
                 tick, whole = time.perf_counter(), False
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = base * factor(step - 1, steps)
-                images, masks = (batch.to(device) for batch in next(batches))
-                if batch_transform is not None:
-                    images, masks = batch_transform(images, masks)
-                images = images.contiguous(memory_format=torch.channels_last)
-                with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                    outputs = model(images, auxiliary=True) if auxiliary else model(images)
-                watch.look(masks)
-                value = loss(in_float32(outputs), masks)
-                number = _finite(value.item(), step, optimizer)
                 optimizer.zero_grad(set_to_none=True)
-                scaler.scale(value).backward()
+                number = 0.0
+                for _ in range(accumulate):
+                    images, masks = (batch.to(device) for batch in next(batches))
+                    if batch_transform is not None:
+                        images, masks = batch_transform(images, masks)
+                    images = images.contiguous(memory_format=torch.channels_last)
+                    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                        outputs = model(images, auxiliary=True) if auxiliary else model(images)
+                    watch.look(masks)
+                    value = loss(in_float32(outputs), masks) / accumulate
+                    number += _finite(value.item(), step, optimizer)
+                    scaler.scale(value).backward()
                 if gradient_clip is not None:
                     scaler.unscale_(optimizer)
                     nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
                 scaler.step(optimizer)
                 scaler.update()
+                if mean is not None:
+                    mean.update(model)
                 reporter.record(history, step, number, optimizer.param_groups[0]["lr"], time.perf_counter() - tick)
                 whole = True
                 if on_step is not None:
@@ -188,9 +206,11 @@ def fit(
             history.interrupted = True
             if whole:  # half a step could not be continued
                 hand_out()
-    if (len(history.steps) - start) * batch_size >= len(dataset):  # every mask was seen
+    if (len(history.steps) - start) * batch_size * accumulate >= len(dataset):  # every mask was seen
         watch.conclude()
     history.seconds = seconds + reporter.seconds
+    if mean is not None and history.steps:
+        mean.copy_into(model)
     model.eval()
     return history
 
@@ -201,6 +221,7 @@ def _continued(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    mean: MeanWeights | None,
 ) -> History:
     """Put everything back to where the saved run stood; returns its curves."""
     for name, value in run.items():
@@ -209,7 +230,7 @@ def _continued(
                 f"the saved run had {name}={resume['run'][name]}, not {value}: a run continues with the settings and "
                 "data that it began with"
             )
-    restore(resume, model, optimizer, scaler)
+    restore(resume, model, optimizer, scaler, mean)
     return History(**{**resume["history"], "interrupted": False})
 
 

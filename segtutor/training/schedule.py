@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 Schedule = Callable[[int, int], float]
@@ -15,6 +16,14 @@ def poly(step: int, steps: int, power: float = 0.9) -> float:
     return (1 - step / steps) ** power
 
 
+def cosine(step: int, steps: int, floor: float = 0.0) -> float:
+    """Factor on the learning rate that falls from 1 to `floor` along half a wave of the cosine.
+
+    The schedule of SGDR (arXiv 1608.03983, equation 5), without its restarts.
+    """
+    return floor + (1 - floor) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
 def constant(step: int, steps: int) -> float:
     """Factor 1: the learning rate stays what it is."""
     return 1.0
@@ -24,7 +33,7 @@ def warmed_up(schedule: str | Schedule, warmup: int) -> Schedule:
     """A schedule whose first `warmup` steps rise in a straight line, for networks that a full first step would upset.
 
     Args:
-        schedule: "poly", "constant" or a function (step, steps) -> factor on the learning rate.
+        schedule: "poly", "cosine", "constant" or a function (step, steps) -> factor on the learning rate.
         warmup: steps until the factor is the schedule's own; 0 changes nothing.
     """
     factor = schedule_of(schedule)
@@ -37,9 +46,10 @@ def schedule_of(schedule: str | Schedule) -> Schedule:
     Raises:
         ValueError: an unknown name.
     """
-    known: dict[str, Schedule] = {"poly": poly, "constant": constant}
+    known: dict[str, Schedule] = {"poly": poly, "cosine": cosine, "constant": constant}
     if callable(schedule):
         return schedule
     if schedule not in known:
-        raise ValueError(f'unknown schedule {schedule!r}: choose "poly", "constant" or a function (step, steps)')
+        names = ", ".join(f'"{name}"' for name in known)
+        raise ValueError(f"unknown schedule {schedule!r}: choose {names} or a function (step, steps)")
     return known[schedule]

@@ -167,8 +167,8 @@ def of_every_backbone(*, checkpointing: bool = False, frozen: Frozen = False) ->
     Args:
         checkpointing: keep only what enters each block, and compute the rest again in the backward pass: less memory,
             more time, the same gradients.
-        frozen: no gradients, and evaluation mode even while the model trains: true for all of it, "norms" for its
-            normalisations alone.
+        frozen: no gradients, and evaluation mode even while the model trains: true for all of it, 1 to 4 for the stem
+            and so many stages, "norms" for its normalisations alone.
     """
 
 
@@ -256,7 +256,7 @@ def get_backbone_statistics(config: Any) -> Statistics | None:
     if not settings.get("pretrained"):
         return None
     with torch.device("meta"):
-        backbone = build_backbone({**settings, "pretrained": False}, 3)
+        backbone = build_backbone({**settings, "pretrained": False, "frozen": False}, 3)
     known: Statistics | None = getattr(backbone, "statistics", None)
     return None if known is None else known.of_channels(_channels_of(config))
 
@@ -271,7 +271,6 @@ def get_backbone_channels(config: Any) -> list[int]:
     known = BACKBONES[settings["type"]].channels
     if known is not None:
         return list(known(**_own(settings)))
-    if "pretrained" in settings:
-        settings["pretrained"] = False
+    settings = {**settings, "frozen": False, **({"pretrained": False} if "pretrained" in settings else {})}
     with torch.device("meta"):  # shapes without storage
         return list(build_backbone(settings, 3).channels)
