@@ -150,6 +150,23 @@ def test_a_full_disk_keeps_the_last_state(tmp_path, photos, whole, capsys, monke
     assert loss_of(run) == whole
 
 
+@pytest.mark.parametrize("file", ["checkpoint.pt", "model.safetensors", "history.json"])
+def test_a_run_that_ends_while_it_saves_for_the_first_time_goes_on(tmp_path, photos, whole, monkeypatch, file):
+    run, moved = tmp_path / "run", files.move_into_place
+
+    def full(part, path):
+        if path.name == file:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        moved(part, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "move_into_place", full)
+        with pytest.raises(RunError, match="the disk is full") as caught:
+            runs.train(on_photos(photos), RULES, out=run)
+    assert ("Nothing was saved yet" in str(caught.value)) == (file == "checkpoint.pt")
+    assert runs.resume(run).loss == whole
+
+
 @pytest.mark.parametrize("kind", ["checkpoint", "model"])
 def test_what_torch_and_safetensors_say_of_a_full_disk_is_the_systems_error(tmp_path, kind):
     from segtutor.factory.saved import write_model

@@ -113,11 +113,15 @@ def fit_run(
 
     def save(state: dict[str, Any]) -> None:
         nonlocal kept
+        state = {**state, "config": config, "names": names, "changes": list(changes)}
+        if kept is None:  # a run that is killed between model and checkpoint could not go on, and not begin again
+            save_checkpoint(state, run / CHECKPOINT)
+            kept = len(state["history"]["steps"])
         if _is_best(state["history"]):
             model.save_pretrained(run / BEST)
         model.save_pretrained(run / LAST)
         write_json(run / HISTORY, {**state["history"], "changes": changes})
-        save_checkpoint({**state, "config": config, "names": names, "changes": list(changes)}, run / CHECKPOINT)
+        save_checkpoint(state, run / CHECKPOINT)  # the last of all: what it says to be done is done
         kept = len(state["history"]["steps"])
 
     def go_on() -> str:
