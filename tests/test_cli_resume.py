@@ -120,6 +120,14 @@ def test_the_table_has_a_rule_for_every_key_and_uses_each(done):
     assert all(rule.because for rule in RULES)
 
 
+def test_the_page_names_what_may_change():
+    page = (Path(__file__).parents[1] / "book" / "api" / "command_line.md").read_text(encoding="utf-8")
+    named = page[page.index("## Continuing a run") :]
+    for rule in RULES:
+        last = rule.key.rstrip(".*").rpartition(".")[2]
+        assert not rule.free or f"{last}`" in named, rule.key
+
+
 def test_other_images_are_noticed_and_moved_ones_are_not_others(tmp_path):
     import numpy as np
     from PIL import Image
