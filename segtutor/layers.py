@@ -26,6 +26,27 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=(size[0], size[1]), mode="bilinear", align_corners=False)
 
 
+def sizes_are_symbols() -> bool:
+    """Whether this is an export, a compilation or a trace: what is decided by a size now would hold for every size."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def crop(x: Tensor, size: Sequence[int], offset: int = 0) -> Tensor:
+    """Cut a map (B, C, H, W) of this (H, W) out of a larger one (B, C, H', W'), from row and column ``offset`` on."""
+    height, width = size[0], size[1]
+    if sizes_are_symbols():
+        # A slice keeps the strides of the larger map, and an exporter would hold on to how the two sizes compare.
+        right, below = offset + width - x.shape[3], offset + height - x.shape[2]
+        return F.pad(x, (-offset, right, -offset, below))
+    return x[:, :, offset : offset + height, offset : offset + width]
+
+
+def lacking(side: int, multiple: int) -> int:
+    """How much a side lacks to the next multiple."""
+    # Not -side % multiple, of which no exporter knows that the sum is a multiple.
+    return -(-side // multiple) * multiple - side
+
+
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """Add zeros right and below until a network that divides the sides by `multiple` can take the images.
 
@@ -36,8 +57,8 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     Returns:
         Tensor (B, C, H', W'); where nothing is missing, the images themselves and no copy.
     """
-    below, right = (-side % multiple for side in images.shape[2:])
-    return F.pad(images, (0, right, 0, below)) if below or right else images
+    below, right = lacking(images.shape[2], multiple), lacking(images.shape[3], multiple)
+    return F.pad(images, (0, right, 0, below)) if sizes_are_symbols() or below or right else images
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -184,13 +205,13 @@ def check_images(images: Tensor, in_channels: int, smallest: int = 32) -> None:
             f"images have shape {tuple(images.shape)}, but the model takes (B, {in_channels}, H, W): "
             "add the batch axis with images[None]."
         )
-    channels, height, width = images.shape[1:]
+    _, channels, height, width = images.shape
     if channels != in_channels:
         raise ValueError(
             f"images have {channels} channels, but the model was built with in_channels={in_channels}: "
             f"pass in_channels={channels} when building it, or convert the images."
         )
-    if min(height, width) < smallest:
+    if height < smallest or width < smallest:  # one by one, which an exporter reads as a range of each
         raise ValueError(
             f"images are {height}x{width} pixels, but the smallest side the model can score is {smallest}: "
             "resize or pad them."

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtutor.layers import bilinear_kernel, check_images, check_num_classes
+from segtutor.layers import bilinear_kernel, check_images, check_num_classes, crop
 from segtutor.models.vgg import VGG16, he_init
 
 
@@ -55,15 +55,9 @@ def upscore_layer(num_classes: int, stride: int, padding: int) -> nn.ConvTranspo
 
 def fuse(upscore: Tensor, score_pool: Tensor, offset: int) -> Tensor:
     """Add the finer scores, from ``offset`` on, to the upsampled coarser ones, where both exist."""
-    score_pool = score_pool[:, :, offset:, offset:]
-    height, width = min(upscore.shape[2], score_pool.shape[2]), min(upscore.shape[3], score_pool.shape[3])
-    return upscore[:, :, :height, :width] + score_pool[:, :, :height, :width]
-
-
-def crop(upscore: Tensor, images: Tensor, offset: int) -> Tensor:
-    """Cut the scores of the images' own pixels out of a larger map."""
-    height, width = images.shape[2:]
-    return upscore[:, :, offset : offset + height, offset : offset + width]  # (B, C, H, W)
+    # Without an offset the coarser map is the larger one, for pools round up; with it, fc6 has cost it more than that.
+    size = (upscore if offset else score_pool).shape[2:]
+    return crop(upscore, size) + crop(score_pool, size, offset)
 
 
 class FCN(nn.Module):
@@ -141,7 +135,7 @@ class FCN32s(FCN):
         """images (B, in_channels, H, W) to logits (B, num_classes, H, W)."""
         _, _, fc7 = self.classify(images)
         score = self.score_fr(fc7)  # (B, C, H/32, W/32)
-        return crop(self.upscore32(score), images, 19 if self.paper else 0)  # (B, C, H, W)
+        return crop(self.upscore32(score), images.shape[2:], 19 if self.paper else 0)  # (B, C, H, W)
 
 
 class FCN16s(FCN):
@@ -158,7 +152,7 @@ class FCN16s(FCN):
         score = self.score_fr(fc7)  # (B, C, H/32, W/32)
         score_pool4 = self.score_pool4(self.scale_pool4 * pool4)  # (B, C, H/16, W/16)
         score = fuse(self.upscore2(score), score_pool4, 5 if self.paper else 0)  # (B, C, H/16, W/16)
-        return crop(self.upscore16(score), images, 27 if self.paper else 0)  # (B, C, H, W)
+        return crop(self.upscore16(score), images.shape[2:], 27 if self.paper else 0)  # (B, C, H, W)
 
 
 class FCN8s(FCN):
@@ -179,7 +173,7 @@ class FCN8s(FCN):
         score = fuse(self.upscore2(score), score_pool4, 5 if self.paper else 0)  # (B, C, H/16, W/16)
         score_pool3 = self.score_pool3(self.scale_pool3 * pool3)  # (B, C, H/8, W/8)
         score = fuse(self.upscore_pool4(score), score_pool3, 9 if self.paper else 0)  # (B, C, H/8, W/8)
-        return crop(self.upscore8(score), images, 31 if self.paper else 0)  # (B, C, H, W)
+        return crop(self.upscore8(score), images.shape[2:], 31 if self.paper else 0)  # (B, C, H, W)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

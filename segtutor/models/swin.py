@@ -29,7 +29,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtutor.layers import DropPath, attention, init_transformer, pad_to_multiple
+from segtutor.layers import (
+    DropPath,
+    attention,
+    crop,
+    init_transformer,
+    lacking,
+    pad_to_multiple,
+    sizes_are_symbols,
+)
 
 
 def partition(x: Tensor, window: int) -> Tensor:
@@ -108,33 +116,35 @@ class WindowAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B * windows, heads, N, C / heads) each
         bias = self.bias()[None]  # (1, heads, N, N)
         if mask is not None:
-            bias = (bias + mask).repeat(count // len(mask), 1, 1, 1)  # (B * windows, heads, N, N)
+            bias = (bias + mask).repeat(count // mask.shape[0], 1, 1, 1)  # (B * windows, heads, N, N)
         return attention(query, key, value, bias).transpose(1, 2).flatten(2)  # (B * windows, N, C)
 
     def padded(self, qkv: Tensor) -> Tensor:
         """qkv (B, h, w, 3 C) to (B, h', w', 3 C), whose sides are multiples of the window."""
         height, width = qkv.shape[1:3]
-        extra = -height % self.window, -width % self.window
-        if extra == (0, 0):
+        below, right = lacking(height, self.window), lacking(width, self.window)
+        if not (sizes_are_symbols() or below or right):
             return qkv
         # Padding is zeros, of which the linear layer would make its bias: no need to multiply there.
-        whole = self.qkv.bias.expand(len(qkv), height + extra[0], width + extra[1], -1).clone()
-        whole[:, :height, :width] = qkv
-        return whole
+        beyond = F.pad(qkv.new_zeros(height, width, 1), (0, 0, 0, right, 0, below), value=1.0)  # (h', w', 1)
+        whole = F.pad(qkv, (0, 0, 0, right, 0, below))  # (B, h', w', 3 C)
+        return torch.addcmul(whole, beyond, self.qkv.bias)
 
     def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0), mask: Tensor | None = None) -> Tensor:
         """Pad, roll, cut, attend, and all of it back: x (B, h, w, C) to (B, h, w, C)."""
         height, width = x.shape[1:3]
         x = self.padded(self.qkv(x))  # (B, h', w', 3 C)
         sides = x.shape[1:3]
-        if any(shift):
+        rolled = mask is not None or any(shift)
+        if rolled:
             # Rolled, the map has as many windows as before; shifted windows without it would be cut at the borders.
             x = x.roll((-shift[0], -shift[1]), dims=(1, 2))
         x = partition(x, self.window)  # (B * windows, N, 3 C)
         x = join(self.within(x, mask), self.window, *sides)  # (B, h', w', C)
-        if any(shift):
+        if rolled:
             x = x.roll(shift, dims=(1, 2))
-        return self.project(x[:, :height, :width])  # (B, h, w, C)
+        x = crop(x.permute(0, 3, 1, 2), (height, width)).permute(0, 2, 3, 1)  # (B, h, w, C)
+        return self.project(x)
 
 
 class SwinBlock(nn.Module):
@@ -186,8 +196,9 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, h, w, C) to (B, ceil(h / 2), ceil(w / 2), 2 C)."""
         height, width = x.shape[1:3]
-        if height % 2 or width % 2:  # F.pad would copy the map even for nothing
-            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        below, right = lacking(height, 2), lacking(width, 2)
+        if sizes_are_symbols() or below or right:  # F.pad would copy the map even for nothing
+            x = F.pad(x, (0, 0, 0, right, 0, below))  # (B, h', w', C), even
         # Down before right: the order in which the released weights expect the four.
         x = torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], dim=-1)  # (B, h/2, w/2, 4 C)
         return self.reduction(self.norm(x))  # (B, h/2, w/2, 2 C)
@@ -210,10 +221,12 @@ class Stage(nn.Module):
 
     def shifted(self, x: Tensor) -> tuple[tuple[int, int], Tensor | None]:
         """By how much every second block rolls the map x (B, h, w, C), and the mask that goes with it."""
-        height, width = (side + -side % self.window for side in x.shape[1:3])
-        moves = (side > self.window or self.always_shift for side in (height, width))
-        up, left = (self.window // 2 if move else 0 for move in moves)
-        return (up, left), shift_mask(height, width, self.window, (up, left), like=x) if up or left else None
+        height, width = (side + lacking(side, self.window) for side in x.shape[1:3])
+        half = self.window // 2
+        # A padded side is one window or at least two: what is beyond the first is nothing, or more than half a window.
+        up, left = (half if self.always_shift else min(half, side - self.window) for side in (height, width))
+        rolled = sizes_are_symbols() or up or left
+        return (up, left), shift_mask(height, width, self.window, (up, left), like=x) if rolled else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Images, or the map of the stage before, to this stage's map (B, h, w, C)."""

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segtutor.layers import BatchNorm2d, check_images, check_num_classes
+from segtutor.layers import BatchNorm2d, check_images, check_num_classes, crop
 from segtutor.models.vgg import he_init
 
 LOST = 184  # what the unpadded convolutions cut off a side: 572 - 388
@@ -138,7 +138,7 @@ class UNet(nn.Module):
         if self.valid:
             skip = center_crop(skip, up.shape[2:])
         else:
-            up = up[:, :, : skip.shape[2], : skip.shape[3]]  # an odd side was rounded up by the pool
+            up = crop(up, skip.shape[2:])  # (B, C, h, w); an odd side was rounded up by the pool
         return torch.cat([skip, up], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:

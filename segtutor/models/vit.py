@@ -33,9 +33,11 @@ from segtutor.layers import (
     check_images,
     check_num_classes,
     conv_norm_relu,
+    crop,
     init_transformer,
     pad_to_multiple,
     resize,
+    sizes_are_symbols,
     softmax_attention,
 )
 
@@ -130,7 +132,7 @@ class ViT(nn.Module):
 
     def positions_for(self, height: int, width: int) -> Tensor:
         """Positions (1, 1 + height * width, D) of the class token and of a grid of this many patches."""
-        if (height, width) == (self.grid, self.grid):
+        if not sizes_are_symbols() and (height, width) == (self.grid, self.grid):
             return self.positions
         # The class token stands nowhere in the grid, so its position must not be interpolated with the others.
         first, rest = self.positions[:, :1], self.positions[:, 1:]
@@ -143,7 +145,7 @@ class ViT(nn.Module):
         check_images(images, self.in_channels)
         patches = self.project(pad_to_multiple(images, self.patch))  # (B, D, h, w)
         tokens = patches.flatten(2).transpose(1, 2)  # (B, h w, D), row by row
-        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), tokens], dim=1)  # (B, 1 + h w, D)
+        tokens = torch.cat([self.class_token.expand(images.shape[0], -1, -1), tokens], dim=1)  # (B, 1 + h w, D)
         return tokens + self.positions_for(*patches.shape[2:]), patches.shape[2:]
 
     def encode(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -209,7 +211,7 @@ class ViTSegmenter(ViT):
         covered = [self.patch * side for side in patches.shape[2:]]
         scores = resize(self.head(patches), covered)  # (B, C, P h, P w)
         # Cut, not squeezed: the grid covers the padded image, and each patch must stay where its pixels are.
-        return scores[:, :, : images.shape[2], : images.shape[3]]  # (B, C, H, W)
+        return crop(scores, images.shape[2:])  # (B, C, H, W)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -25,7 +25,7 @@ from segtutor.factory.backbones.registry import Features
 from segtutor.factory.config import Count
 from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.factory.heads.context import rates_at
-from segtutor.layers import conv_norm_relu, resize
+from segtutor.layers import conv_norm_relu, resize, sizes_are_symbols
 
 
 class MapsAsEncoder(nn.Module):
@@ -69,6 +69,11 @@ def smp_decoder(architecture: str, out_channels: Sequence[int], **options: Any) 
     finally:
         del smp.encoders.encoders[name]
     return adapt_norms(network.decoder)
+
+
+def fit_size(x: Tensor, size: Sequence[int]) -> Tensor:
+    """A map (B, C, h, w) resized to this (H, W), or left alone where it has that size already."""
+    return x if not sizes_are_symbols() and x.shape[2:] == tuple(size) else resize(x, size)
 
 
 class SMPHead(Head):
@@ -122,7 +127,7 @@ class SMPHead(Head):
             least = [-(-side // self.factors[0]) for side in features.c1.shape[2:]]
             for level in (0, 3) if len(self.in_strides) == 2 else range(4):
                 size = tuple(self.factors[level] * side for side in least)
-                maps[level] = maps[level] if maps[level].shape[2:] == size else resize(maps[level], size)
+                maps[level] = fit_size(maps[level], size)
         batch, _, height, width = maps[0].shape
         scales = (4, 2)[-self.unread :]
         return [maps[0].new_empty(batch, 0, scale * height, scale * width) for scale in scales] + maps
@@ -131,7 +136,7 @@ class SMPHead(Head):
         """Four maps to logits and embedding at c1's stride, or c4's where only c4 is read."""
         embedding = self.fit(self.decoder(self.arranged(features)))  # (B, E, ~H/4, ~W/4)
         size = (features.c1 if self.out_stride == 4 else features.c4).shape[2:]
-        embedding = embedding if embedding.shape[2:] == size else resize(embedding, size)  # (B, E, H/4, W/4)
+        embedding = fit_size(embedding, size)  # (B, E, H/4, W/4)
         return HeadOutput(self.classifier(embedding), embedding)  # (B, num_classes, H/4, W/4)
 
 
