@@ -43,8 +43,30 @@ def crop(x: Tensor, size: Sequence[int], offset: int = 0) -> Tensor:
 
 def lacking(side: int, multiple: int) -> int:
     """How much a side lacks to the next multiple."""
-    # Not -side % multiple, of which no exporter knows that the sum is a multiple.
-    return -(-side // multiple) * multiple - side
+    # Not -side % multiple: no exporter sees that the sum is a multiple, and ONNX rounds negative quotients up.
+    return rounded_up(side, multiple) * multiple - side
+
+
+def rounded_up(side: int, divisor: int) -> int:
+    """A side over a divisor, rounded up."""
+    return (side + divisor - 1) // divisor
+
+
+def region_means(x: Tensor, count: int) -> Tensor:
+    """The means of a map (B, C, h, w) over count x count regions, (B, C, count, count): `F.adaptive_avg_pool2d`."""
+    if count == 1 or not sizes_are_symbols():
+        return F.adaptive_avg_pool2d(x, count)
+    # An exporter lists the positions of each region one by one, for this size; as two matrices they fit every size.
+    rows, columns = averaging(x.shape[2], count, x), averaging(x.shape[3], count, x)
+    return rows @ x @ columns.T
+
+
+def averaging(side: int, count: int, like: Tensor) -> Tensor:
+    """The matrix (count, side) that averages an axis over its regions, which overlap where they do not divide it."""
+    position = torch.arange(side, device=like.device)
+    region = torch.arange(count, device=like.device)[:, None]
+    inside = (position >= region * side // count) & (position < ((region + 1) * side + count - 1) // count)
+    return inside.to(like.dtype) / inside.sum(dim=1, keepdim=True)
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:

@@ -22,10 +22,9 @@ r"""PSPNet: every position gets summaries of the whole image beside its own feat
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtutor.layers import check_auxiliary, check_images, check_num_classes, conv_norm_relu, resize
+from segtutor.layers import check_auxiliary, check_images, check_num_classes, conv_norm_relu, region_means, resize
 from segtutor.models.resnet import ResNet
 
 
@@ -51,7 +50,7 @@ class PyramidPooling(nn.Module):
         """x (B, in_channels, h, w) to one map (B, channels, h, w) for each bin, in the order of ``bins``."""
         maps = []
         for side, level in zip(self.bins, self.levels, strict=True):
-            pooled = F.adaptive_avg_pool2d(x, side)  # (B, 2048, side, side)
+            pooled = region_means(x, side)  # (B, 2048, side, side)
             # Narrowed before it is enlarged: the 1x1 convolution then works on at most 36 positions.
             maps.append(resize(level(pooled), x.shape[2:]))  # (B, 512, h, w)
         return maps

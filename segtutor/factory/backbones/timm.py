@@ -17,7 +17,7 @@ from segtutor.factory.backbones.pretrained import check_connection, check_names,
 from segtutor.factory.backbones.registry import STRIDES, Backbone, Features, Statistics
 from segtutor.factory.config import ConfigError
 from segtutor.factory.messages import suggest
-from segtutor.layers import pad_to_multiple
+from segtutor.layers import crop, pad_to_multiple, rounded_up
 from segtutor.weights.notices import licence_notice
 
 
@@ -179,8 +179,8 @@ class TimmBackbone(KeepsActivations, Backbone):
             maps = [map_.permute(0, 3, 1, 2) for map_ in maps]  # (B, h, w, C) to (B, C, h, w)
         if self.multiple > 1:
             height, width = images.shape[2:]
-            sizes = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
-            maps = [map_[:, :, :h, :w] for map_, (h, w) in zip(maps, sizes, strict=True)]
+            sizes = [(rounded_up(height, stride), rounded_up(width, stride)) for stride in self.strides]
+            maps = [crop(map_, size) for map_, size in zip(maps, sizes, strict=True)]
         return Features(*maps)
 
 

@@ -25,7 +25,7 @@ from segtutor.factory.backbones.registry import Features
 from segtutor.factory.config import Count
 from segtutor.factory.heads.base import Head, HeadOutput, register_head
 from segtutor.factory.heads.context import rates_at
-from segtutor.layers import conv_norm_relu, resize, sizes_are_symbols
+from segtutor.layers import conv_norm_relu, region_means, resize, rounded_up, sizes_are_symbols
 
 
 class MapsAsEncoder(nn.Module):
@@ -48,6 +48,14 @@ class MapsAsEncoder(nn.Module):
         """There is nothing to dilate."""
 
 
+class RegionMeans(nn.AdaptiveAvgPool2d):
+    """Adaptive pooling that can be exported for maps of any size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, h, w) to the means of its regions (B, C, output_size, output_size)."""
+        return region_means(x, self.output_size)
+
+
 _NUMBERS = itertools.count()  # threads that build at the same time do not meet under one name
 
 
@@ -68,6 +76,9 @@ def smp_decoder(architecture: str, out_channels: Sequence[int], **options: Any) 
         network = smp.create_model(architecture, name, encoder_weights=None, **options)
     finally:
         del smp.encoders.encoders[name]
+    for layer in network.decoder.modules():
+        if type(layer) is nn.AdaptiveAvgPool2d and isinstance(layer.output_size, int):
+            layer.__class__ = RegionMeans
     return adapt_norms(network.decoder)
 
 
@@ -124,7 +135,7 @@ class SMPHead(Head):
         """The maps as smp lists them, those that it reads with sides in the ratios of ``factors``."""
         maps = list(features.maps)
         if self.out_stride == 4:
-            least = [-(-side // self.factors[0]) for side in features.c1.shape[2:]]
+            least = [rounded_up(side, self.factors[0]) for side in features.c1.shape[2:]]
             for level in (0, 3) if len(self.in_strides) == 2 else range(4):
                 size = tuple(self.factors[level] * side for side in least)
                 maps[level] = fit_size(maps[level], size)
