@@ -208,8 +208,7 @@ class ViTSegmenter(ViT):
     def forward(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to logits (B, num_classes, H, W)."""
         patches = self.features(images)  # (B, D, h, w)
-        covered = [self.patch * side for side in patches.shape[2:]]
-        scores = resize(self.head(patches), covered)  # (B, C, P h, P w)
+        scores = resize(self.head(patches), [self.patch * side for side in patches.shape[2:]])  # (B, C, P h, P w)
         # Cut, not squeezed: the grid covers the padded image, and each patch must stay where its pixels are.
         return crop(scores, images.shape[2:])  # (B, C, H, W)
 
