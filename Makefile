@@ -1,9 +1,9 @@
 # python >= 3.11 and make are all that is needed. Node, where present, adds the book's own copy of MathJax and the browser tests.
-#   make book | serve | test | test-book | test-weekly | lint | notebooks | lock | offline-bundle | test-gpu | clean
+#   make book | serve | test | test-book | test-weekly | test-lowest | lint | notebooks | lock | offline-bundle | test-gpu | clean
 # PYTHON=python3.12        the interpreter that makes the environment (for test-gpu: the one that runs the tests)
 # TORCH_BACKEND=cpu        the small CPU build of torch instead of the package index's
 # SEGTUTOR_DATA=folder     where the real datasets are
-# ARGS="-k fcn"            passed on to pytest by test, test-book, test-weekly, test-gpu
+# ARGS="-k fcn"            passed on to pytest by test, test-book, test-weekly, test-lowest, test-gpu
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,7 +29,7 @@ CELL_TIMEOUT := 300
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT)
 
-.PHONY: help install book serve test test-book test-weekly test-gpu lint notebooks repository lock offline-bundle clean distclean
+.PHONY: help install book serve test test-book test-weekly test-lowest test-gpu lint notebooks repository lock offline-bundle clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -65,6 +65,10 @@ test-book: $(READY)
 # What is too slow for every change
 test-weekly: $(READY)
 	$(PYTEST) -m weekly --ignore=tests/test_book_browser.py tests $(ARGS)
+
+# The oldest versions that pyproject.toml allows, in an environment of their own
+test-lowest: $(READY)
+	$(BIN)/python tools/lowest.py $(ARGS)
 
 # The interpreter as it is, with its own torch, torchvision and timm: nothing of it is replaced
 test-gpu:

@@ -146,7 +146,7 @@ def test_doctor_says_what_to_do(monkeypatch, capsys, tmp_path):
     assert cli.main(["doctor"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 24
-    assert "!! timm 0.9.16, older than 1.0.9" in lines and "   torch 2.10.1+cu126" in lines
+    assert "!! timm 0.9.16, older than 1.0.22" in lines and "   torch 2.10.1+cu126" in lines
     advice = lines[lines.index("What to do:") + 1 :]
     assert [line.split(". ")[0] for line in advice] == [str(i) for i in range(1, len(advice) + 1)]
     text = "\n".join(advice)

@@ -113,6 +113,18 @@ def test_library_bounds_are_lower_bounds():
         assert {specifier.operator for specifier in Requirement(text).specifier} == {">="}, text
 
 
+@needs_toml
+def test_oldest_versions_are_those_of_the_project_and_their_tests_exist():
+    lowest = tool("lowest")
+    assert lowest.requirements(None) == project()["dependencies"]
+    assert {Requirement(one).name for one in lowest.requirements("test", lowest.TOOLS)} == set(lowest.TOOLS)
+    assert all((ROOT / "tests" / f"{name}.py").exists() for name in lowest.FILES)
+    assert lowest.at("2.4.0+cpu", "2.4") and lowest.at("1.11.1", "1.11")
+    assert not lowest.at("2.40.0", "2.4") and not lowest.at("1.0.23", "1.0.22")
+    assert recipe("test-lowest") == [".venv/bin/python tools/lowest.py $(ARGS)"]
+    assert "python tools/lowest.py" in (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+
+
 def test_constraints_hold_versions_and_no_addresses():
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert "://" not in text and "--" not in text

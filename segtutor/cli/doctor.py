@@ -15,9 +15,10 @@ import segtutor
 LEAST = {
     "torch": "2.4",
     "torchvision": "0.19",
-    "timm": "1.0.9",
-    "segmentation-models-pytorch": "0.4",
+    "timm": "1.0.22",
+    "segmentation-models-pytorch": "0.5",
     "numpy": "1.26",
+    "huggingface-hub": "0.25",
 }
 
 

@@ -139,8 +139,9 @@ class SegmentationModel(nn.Module):
     def forward_features(self, images: Tensor) -> tuple[Features, HeadOutput]:
         """Everything before the final resize: the four maps, and logits and embedding at the head's stride."""
         check_images(images, self.in_channels)
-        features = self.backbone(images)
-        return features, self.head(features)
+        # Tools whose hooks change what a layer returns, such as captum's, give back a plain tuple.
+        features = Features(*self.backbone(images))
+        return features, HeadOutput(*self.head(features))
 
     def forward(self, images: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """images (B, C, H, W) to logits (B, num_classes, H, W).
