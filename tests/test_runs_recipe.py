@@ -387,3 +387,62 @@ def test_every_switch_at_once_by_the_command_line_and_continued_bit_for_bit(tmp_
         assert all(value.equal(again[part][name]) for name, value in end[part].items())
     saved = SegmentationModel.from_pretrained(run / "last").state_dict()
     assert all(value.equal(end["mean"][f"module.{name}"]) for name, value in saved.items())
+
+
+# ------------------------------------------------------------------------------------------ losses are read when logged
+
+
+class Spoilt(nn.Module):
+    """A loss that is no number from one call on."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at, self.calls = at, 0
+
+    def forward(self, logits, target):
+        self.calls += 1
+        return nn.functional.cross_entropy(logits, target) * (float("nan") if self.calls == self.at else 1.0)
+
+
+class Asked(torch.Tensor):
+    """Notes who asks for its value, and so waits for the device; what is computed from it notes it too."""
+
+    numbers: list = []
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        asks = (torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.__bool__, torch.Tensor.__float__)
+        if func in asks:
+            cls.numbers.append(args[0].numel())
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_losses_are_read_where_a_line_is_logged_and_equal_those_read_at_once():
+    def loss(logits, target):
+        return losses.CrossEntropyLoss()(logits, target).as_subclass(Asked)
+
+    at_once = fit(net(), samples(), steps=7, **PLAIN)
+    Asked.numbers.clear()
+    deferred = fit(net(), samples(), steps=7, log_every=3, loss=loss, **PLAIN)
+    assert Asked.numbers == [3, 3, 1]
+    assert (deferred.loss, deferred.lr, deferred.steps) == (at_once.loss, at_once.lr, at_once.steps)
+    assert len(deferred.step_seconds) == 7
+
+
+def test_a_loss_that_is_no_number_is_found_before_the_next_state_is_saved():
+    saved = []
+    with pytest.raises(FloatingPointError, match="the loss became nan at step 4:"):
+        fit(
+            net(), samples(), steps=12, loss=Spoilt(4), log_every=5, save_every=3,
+            save=lambda state: saved.append((state["history"]["steps"][-1], copy.deepcopy(state["model"]))), **PLAIN,
+        )  # fmt: skip
+    assert [step for step, _ in saved] == [3]
+    assert all(value.isfinite().all() for value in saved[0][1].values())
+
+
+def test_weights_that_are_no_numbers_are_not_saved():
+    model, saved = net(), []
+    model[0].weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match="the weights are not finite after step 1:"):
+        fit(model, samples(), steps=1, save=saved.append, **PLAIN)
+    assert not saved

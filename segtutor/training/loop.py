@@ -9,7 +9,6 @@ used only where the hardware computes in it natively (``precision``), and no sig
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -96,11 +95,12 @@ def fit(
         device: where to train; the model is moved there. None: where the model is.
         precision: "auto" (see :func:`autocast_dtype`), "fp32", "bf16" or "fp16" (CUDA only).
         log_every: log a line every so many steps, at level INFO of the logger "segtutor"; printed where no logging is
-            set up. None: no lines.
+            set up. The losses are read from the device then, and no step waits for its own. None: no lines, and each
+            loss is read at once.
         validation: a dataset to score with :func:`evaluate` after the last step.
         validate_every: score it also every so many steps.
         evaluation: further arguments of :func:`evaluate` in place of its own, such as ``{"boundary_width": 5}``.
-        on_step: called as `on_step(step, loss)` after each step.
+        on_step: called as `on_step(step, loss)` after each step, whose loss is read at once for it.
         log_dir: write loss, learning rate and scores there for TensorBoard.
         num_workers: processes that load data; 0 loads in this one.
         save: called as `save(state)` before and after each validation, after the last step and after an interrupt, with
@@ -114,7 +114,8 @@ def fit(
         The curves. After Ctrl-C, which waits for the end of the step, the curves so far.
 
     Raises:
-        FloatingPointError: the loss became infinite or not a number; names the step.
+        FloatingPointError: the loss became infinite or not a number; names the step. It is found where losses are read,
+            and no state is saved after it.
         ValueError: a setting, data or a batch that cannot be trained on, or a state of another run.
     """
     check_dataset(dataset, "dataset")
@@ -137,10 +138,14 @@ def fit(
         history = _continued(resume, run, model, optimizer, scaler, mean)
     watch = ClassWatch(getattr(loss, "ignore_index", 255))
     base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    # A device that is asked for a loss is waited for; who wants each loss at once waits at each step.
+    read_every = 1 if on_step is not None else log_every or 1
     start, seconds, whole = len(history.steps), history.seconds, True
 
     def hand_out() -> None:
         if save is not None:
+            reporter.settle(history)  # a state after a loss that is no number is not worth saving
+            _check_weights(model, len(history.steps))
             history.seconds = seconds + reporter.seconds
             state = {**snapshot(model, optimizer, scaler, mean), "run": run, "history": asdict(history)}
             with contextlib.nullcontext() if mean is None else mean.inside(model):
@@ -151,6 +156,7 @@ def fit(
 
     def validate(step: int) -> None:
         if validation is not None:
+            reporter.settle(history)
             rules: dict[str, Any] = {"batch_size": batch_size, "precision": precision, **(evaluation or {})}
             reporter.validated(history, step, evaluate(mean.model if mean else model, validation, **rules))
             hand_out()
@@ -160,7 +166,9 @@ def fit(
         try:
             if not model.training:
                 model.train()
-            batches = iter(loader(dataset, batch_size, seed, num_workers, start * accumulate))
+            batches = iter(
+                loader(dataset, batch_size, seed, num_workers, start * accumulate, pin=device.type == "cuda")
+            )
             if resume is not None:
                 set_random_state(resume["random"])
                 if validation is not None and start and due(validate_every, start) and not _validated(history):
@@ -170,9 +178,9 @@ def fit(
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = base * factor(step - 1, steps)
                 optimizer.zero_grad(set_to_none=True)
-                number = 0.0
+                total = torch.zeros((), device=device)
                 for _ in range(accumulate):
-                    images, masks = (batch.to(device) for batch in next(batches))
+                    images, masks = (batch.to(device, non_blocking=True) for batch in next(batches))
                     if batch_transform is not None:
                         images, masks = batch_transform(images, masks)
                     images = images.contiguous(memory_format=torch.channels_last)
@@ -180,8 +188,11 @@ def fit(
                         outputs = model(images, auxiliary=True) if auxiliary else model(images)
                     watch.look(masks)
                     value = loss(in_float32(outputs), masks) / accumulate
-                    number += _finite(value.item(), step, optimizer)
+                    total = total + value.detach()
                     scaler.scale(value).backward()
+                reporter.note(step, total, optimizer.param_groups[0]["lr"])
+                if due(read_every, step):
+                    reporter.read()  # before a weight is moved
                 if gradient_clip is not None:
                     scaler.unscale_(optimizer)
                     nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
@@ -189,10 +200,10 @@ def fit(
                 scaler.update()
                 if mean is not None:
                     mean.update(model)
-                reporter.record(history, step, number, optimizer.param_groups[0]["lr"], time.perf_counter() - tick)
+                reporter.record(history, time.perf_counter() - tick)
                 whole = True
                 if on_step is not None:
-                    on_step(step, number)
+                    on_step(step, history.loss[-1])
                 if asked:
                     raise KeyboardInterrupt
                 scored = validation is not None and due(validate_every, step)
@@ -204,6 +215,7 @@ def fit(
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
             history.interrupted = True
+            reporter.settle(history)
             if whole:  # half a step could not be continued
                 hand_out()
     if (len(history.steps) - start) * batch_size * accumulate >= len(dataset):  # every mask was seen
@@ -239,11 +251,11 @@ def _validated(history: History) -> bool:
     return bool(history.validation) and history.validation[-1][0] == len(history.steps)
 
 
-def _finite(number: float, step: int, optimizer: torch.optim.Optimizer) -> float:
-    lr = optimizer.param_groups[0]["lr"]
-    if not math.isfinite(number):
+def _check_weights(model: nn.Module, step: int) -> None:
+    """Refuse to save weights that are not numbers, which a finite loss may have had infinite gradients for."""
+    finite = [parameter.detach().isfinite().all() for parameter in model.parameters()]
+    if finite and not bool(torch.stack(finite).all()):
         raise FloatingPointError(
-            f"the loss became {number} at step {step}: lower the learning rate (it was {lr:.1e}), clip the gradient "
-            '(gradient_clip=1.0), or look for invalid values in that batch; precision="fp32" rules out overflow'
+            f"the weights are not finite after step {step}: lower the learning rate, or clip the gradient "
+            "(gradient_clip=1.0)"
         )
-    return number

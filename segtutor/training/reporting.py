@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 import warnings
@@ -88,6 +89,17 @@ def only_class(classes: list[int]) -> str:
     return f"{what}, so that scores on them mean nothing: look at them with segtutor.data.check_dataset"
 
 
+@dataclass
+class _Noted:
+    """A step whose loss is still on the device, or which is not done yet."""
+
+    step: int
+    loss: Tensor
+    lr: float
+    number: float | None = None
+    seconds: float | None = None
+
+
 class Reporter:
     """Fills the history, logs a line every `log_every` steps, and writes TensorBoard files into `log_dir`.
 
@@ -105,6 +117,7 @@ class Reporter:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.total, self.log_every = steps, log_every
+        self.noted: list[_Noted] = []
         self.board: Any = None
         if log_dir is not None:
             try:
@@ -129,15 +142,58 @@ class Reporter:
         """Since the run, or this part of it, began."""
         return time.perf_counter() - self.start
 
-    def record(self, history: History, step: int, loss: float, lr: float, seconds: float) -> None:
-        """Enter one finished step."""
-        history.steps.append(step)
-        history.loss.append(loss)
-        history.lr.append(lr)
-        history.step_seconds.append(seconds)
-        if self.board is not None:
-            self.board.add_scalar("train/loss", loss, step)
-            self.board.add_scalar("train/lr", lr, step)
+    def note(self, step: int, loss: Tensor, lr: float) -> None:
+        """Keep the loss of a step that goes on, without asking the device for its value."""
+        self.noted.append(_Noted(step, loss.detach().reshape(()), lr))
+
+    def read(self) -> None:
+        """Ask the device for the losses that were noted, all at once.
+
+        Raises:
+            FloatingPointError: one of them is infinite or not a number; names the first such step.
+        """
+        unread = [entry for entry in self.noted if entry.number is None]
+        numbers = torch.stack([entry.loss for entry in unread]).tolist() if unread else []
+        for entry, number in zip(unread, numbers, strict=True):
+            if not math.isfinite(number):
+                raise FloatingPointError(
+                    f"the loss became {number} at step {entry.step}: lower the learning rate (it was {entry.lr:.1e}), "
+                    "clip the gradient (gradient_clip=1.0), or look for invalid values in that batch; "
+                    'precision="fp32" rules out overflow'
+                )
+            entry.number = number
+
+    def record(self, history: History, seconds: float) -> None:
+        """End the step that was noted last; enter it and those before it where their losses have been read."""
+        self.noted[-1].seconds = seconds
+        if self.noted[-1].number is not None:
+            self._enter(history)
+
+    def settle(self, history: History) -> None:
+        """Read and enter every step that has ended.
+
+        Raises:
+            FloatingPointError: as for `read`.
+        """
+        self.noted = [entry for entry in self.noted if entry.seconds is not None]
+        self.read()
+        if self.noted:
+            self._enter(history)
+
+    def _enter(self, history: History) -> None:
+        # The host runs ahead of the device until it asks for a loss, so only the time of them all is that of the steps
+        seconds = sum(entry.seconds or 0.0 for entry in self.noted) / len(self.noted)
+        for entry in self.noted:
+            loss = float("nan") if entry.number is None else entry.number
+            history.steps.append(entry.step)
+            history.loss.append(loss)
+            history.lr.append(entry.lr)
+            history.step_seconds.append(seconds)
+            if self.board is not None:
+                self.board.add_scalar("train/loss", loss, entry.step)
+                self.board.add_scalar("train/lr", entry.lr, entry.step)
+        step, lr = self.noted[-1].step, self.noted[-1].lr
+        self.noted = []
         if self.log_every and (step % self.log_every == 0 or step == self.total):
             recent = history.loss[-self.log_every :]
             left = history.seconds_per_step * (self.total - step)

@@ -40,7 +40,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-def loader(dataset: Samples, batch_size: int, seed: int, num_workers: int, start: int = 0) -> DataLoader:
+def loader(
+    dataset: Samples, batch_size: int, seed: int, num_workers: int, start: int = 0, *, pin: bool = False
+) -> DataLoader:
     """Batches for training, pass after pass over the set, each pass in a new order.
 
     Args:
@@ -49,6 +51,7 @@ def loader(dataset: Samples, batch_size: int, seed: int, num_workers: int, start
         seed: of the order, and of the numbers that the workers draw.
         num_workers: processes that load; 0 loads in this one.
         start: how many batches to skip, because an earlier part of the run has had them.
+        pin: put batches into memory from which a GPU copies while the host goes on.
 
     Raises:
         ValueError: no images, or an empty batch.
@@ -70,6 +73,7 @@ def loader(dataset: Samples, batch_size: int, seed: int, num_workers: int, start
         generator=workers,
         worker_init_fn=_leave_signals_to_the_trainer,
         collate_fn=collate,
+        pin_memory=pin,
     )
 
 
