@@ -53,7 +53,7 @@ def evaluate(
         model,
         scored,
         batch_size=rules.batch_size or batch_size,
-        num_classes=model.config.num_classes,
+        num_classes=len(model.info.classes),
         ignore_index=scored.spec.ignore_index,
         boundary_width=rules.boundary_width,
     )
