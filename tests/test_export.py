@@ -1,4 +1,4 @@
-"""Models that leave Python: exported, as ONNX, compiled, traced, over several processes; for images of any size.
+"""Models that leave Python: exported, as ONNX, traced, over several processes; for images of any size.
 
 An exported program remembers every decision that was made by a size, so each is tried on images of other, odd sizes
 and of another number than it was exported with. PyTorch's exporter itself holds a side of 1 apart from all others: the
@@ -169,31 +169,6 @@ def test_onnx_is_right_at_other_sizes(name, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------- compiled, traced
-@pytest.mark.parametrize(
-    ("name", "backend"),
-    [
-        ("UNet", "aot_eager"),
-        ("ViTSegmenter", "aot_eager"),
-        *(
-            pytest.param(name, "aot_eager", marks=pytest.mark.weekly)
-            for name in ("FCN8s", "SegNet", "PSPNet", "DeepLabV3Plus", "SwinTransformer", "MixTransformer", "smp:unet")
-        ),
-        pytest.param("UNet", "inductor", marks=pytest.mark.weekly),
-    ],
-)
-def test_a_compiled_model_trains_alike(name, backend):
-    model = built(name)
-    twin = copy.deepcopy(model)
-    compiled = torch.compile(twin, backend=backend, dynamic=True)
-    for shape in ((2, 3, 96, 64), (1, 3, 131, 150)):
-        for network in (model, compiled):
-            torch.stack([x.square().mean() for x in listed(network(images(*shape)))]).sum().backward()
-        for (part, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
-            largest = max(1.0, ours.grad.abs().max().item())
-            torch.testing.assert_close(theirs.grad, ours.grad, rtol=0, atol=1e-4 * largest, msg=lambda m, p=part: p + m)
-    torch._dynamo.reset()
-
-
 @pytest.mark.parametrize("name", ["FCN8s", "UNet", "PSPNet", "ViTSegmenter", "smp:unet", "smp:deeplabv3plus", "uper"])
 def test_a_trace_is_right_at_other_sizes(name):
     model = built(name)
