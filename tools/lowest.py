@@ -19,12 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "jsonschema")  # of the extra `test`, with its bounds
 # Shapes and papers' numbers of the models, heads, what is saved and loaded, the command line, data, weights, training
 FILES = (
-    "test_layers", "test_models_fcn", "test_models_unet", "test_models_deeplab_v3plus", "test_models_segformer",
+    "test_layers", "test_models_fcn", "test_models_unet", "test_models_deeplab_v3plus",
     "test_models_swin", "test_models_vgg_resnet", "test_factory_heads", "test_factory_create", "test_factory_config",
     "test_cli_models", "test_data_reading", "test_weights", "test_predict", "test_files",
 )  # fmt: skip
-# Names of tests that need one of the libraries that are compared with
-ORACLES = ("transformers", "torchmetrics", "onnx", "exported")
+# Parts of the names of tests that need one of the libraries that are compared with, and one that trains a checkpointed
+# model on the meta device, as torch 2.4 cannot
+LEFT_OUT = ("transformers", "torchmetrics", "onnx", "exported", "test_it_can_be_trained and max_accuracy")
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 def slice_of_the_suite() -> list[str]:
     """What comes after the interpreter's name."""
-    without = " and ".join(f"not {name}" for name in ORACLES)
+    without = " and ".join(f"not ({name})" for name in LEFT_OUT)
     return ["-m", "pytest", "-q", *(f"tests/{name}.py" for name in FILES), "-k", without]
 
 
