@@ -69,6 +69,7 @@ def test_sections_are_read_by_the_annotations(section, settings):
         ({"wide": 1, "depth": True}, "part.depth: True is not possible; did you mean"),
         ({"wide": 1, "depth": 18.0}, "part.depth: 18.0 is not possible; did you mean 18 or 34?"),
         ({"wide": 1, "dpth": 18}, "part.dpth: unknown key; did you mean 'depth', "),
+        ({"wid": 1}, "part.wid: unknown key; did you mean 'wide', "),  # and not that 'wide' is missing
         ({"wide": 1, 7: 18}, "part.7: unknown key; did you mean"),
         ({"wide": 1, "a\nb": 18}, r"part.'a\nb': unknown key; did you mean"),
         ({"wide": 1, "a\n": 18}, "part.'a\\n': unknown key; did you mean"),
