@@ -28,7 +28,8 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 def sizes_are_symbols() -> bool:
     """Whether this is an export, a compilation or a trace: what is decided by a size now would hold for every size."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    # torch.jit does not list is_tracing among its names
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def crop(x: Tensor, size: Sequence[int], offset: int = 0) -> Tensor:

@@ -16,7 +16,7 @@ of our maps (`MapsAsEncoder`, registered the way smp's documentation shows).
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -53,7 +53,7 @@ class RegionMeans(nn.AdaptiveAvgPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, h, w) to the means of its regions (B, C, output_size, output_size)."""
-        return region_means(x, self.output_size)
+        return region_means(x, cast(int, self.output_size))
 
 
 _NUMBERS = itertools.count()  # threads that build at the same time do not meet under one name
