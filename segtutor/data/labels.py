@@ -192,6 +192,9 @@ def likely_cause(found: Sequence[int], mapping: LabelMapping, wrong: Mapping[int
         return f"looks like labels spread over the grey levels to make them visible; map them back with {spread}"
     plan = in_order(found, mapping.ignore_index) if 1 < len(found) <= MANY else {}
     changed = any(value != label for value, label in plan.items())
+    needed = max((label + 1 for label in plan.values() if label != mapping.ignore_index), default=0)
+    if changed and needed > classes:
+        return f"the number of classes is too small: give {needed} classes, with {mapped_by(plan)}"
     example = f"a label map, e.g. {mapped_by(plan)}" if changed else "label_map="
     return f"the number of classes is too small, or the values need {example}"
 
