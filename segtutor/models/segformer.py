@@ -178,8 +178,9 @@ class MixTransformer(nn.Module):
         self.in_channels, self.channels, self.strides = in_channels, tuple(channels), (4, 8, 16, 32)
         rates = [part.tolist() for part in torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))]
         before = (in_channels, *channels[:-1])
-        stages = zip(before, channels, heads, reductions, rates, (7, 3, 3, 3), (4, 2, 2, 2), strict=True)
-        self.stages = nn.ModuleList(Stage(*settings) for settings in stages)
+        places = ((7, 4), (3, 2), (3, 2), (3, 2))[: len(channels)]  # kernel and stride of each patch embedding
+        stages = zip(before, channels, heads, reductions, rates, places, strict=True)
+        self.stages = nn.ModuleList(Stage(*sizes, *place) for *sizes, place in stages)
         init_transformer(self)
         init_convolutions(self)
 

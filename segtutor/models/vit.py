@@ -160,8 +160,7 @@ class ViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to class scores (B, num_classes)."""
-        tokens, _ = self.encode(images)  # (B, 1 + h w, D)
-        return self.head(tokens[:, 0])  # (B, num_classes)
+        return self.head(self.encode(images)[0][:, 0])  # (B, num_classes), read off the class token
 
     def attention_maps(self, images: Tensor) -> list[Tensor]:
         """Who looks at whom: for each block the weights (B, heads, N, N), a row for each token that asks."""
