@@ -98,7 +98,7 @@ class ModelContract:
         changed = [name for name, _ in model.named_parameters() if not model.state_dict()[name].equal(before[name])]
         assert changed, "the step changed no parameter"
 
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
     def test_runs_in_other_dtypes(self, build, dtype):
         model = seeded(build, 3).eval().to(dtype)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Models that leave Python: exported, as ONNX, traced, over several processes; for images of any size.
+"""Models that leave Python: exported, as ONNX, compiled, traced, over several processes; for images of any size.
 
 An exported program remembers every decision that was made by a size, so each is tried on images of other, odd sizes
 and of another number than it was exported with. PyTorch's exporter itself holds a side of 1 apart from all others: the
@@ -11,6 +11,7 @@ import warnings
 
 import onnxruntime
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from contract import images, seeded
@@ -169,6 +170,23 @@ def test_onnx_is_right_at_other_sizes(name, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------- compiled, traced
+COMPILED = ("FCN8s", "UNet", "SegNet", "PSPNet, auxiliary", "DeepLabV3Plus", "ViTSegmenter", "SwinTransformer",
+            "MixTransformer", "aspp_ocnet", "smp:unet")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [*((name, "eager") for name in COMPILED), pytest.param("UNet", "inductor", marks=pytest.mark.weekly)],
+)
+def test_a_compiled_model_is_one_graph_with_the_same_answers(name, backend):
+    """Nothing in a model sends the compiler back to Python half-way; one that could not be a graph would be refused."""
+    model = built(name)
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        assert_same(compiled(images(2, 3, 96, 64)), model(images(2, 3, 96, 64)))
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("name", ["FCN8s", "UNet", "PSPNet", "ViTSegmenter", "smp:unet", "smp:deeplabv3plus", "uper"])
 def test_a_trace_is_right_at_other_sizes(name):
     model = built(name)
@@ -247,9 +265,28 @@ def test_two_processes_learn_what_one_learns(names, tmp_path):
             assert any(not before[key].equal(value) for key, value in together.items())
 
 
-def test_models_can_be_pickled_whole():
+def through_safetensors(model: nn.Module) -> nn.Module:
+    """The model with its weights written and read by safetensors, which refuses tensors that share their memory."""
+    again = copy.deepcopy(model)
+    for parameter in again.parameters():
+        parameter.data.zero_()
+    again.load_state_dict(safetensors.torch.load(safetensors.torch.save(model.state_dict())))
+    return again
+
+
+COPIES = {
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "deepcopy": copy.deepcopy,
+    "safetensors": through_safetensors,
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_copy_gives_the_same_answers(way):
     for name in QUICK:
         model = built(name)
-        again = pickle.loads(pickle.dumps(model))
+        again = COPIES[way](model)
         with torch.no_grad():
             assert_same(again(images(1, 3, 40, 48)), model(images(1, 3, 40, 48)))
+        places = [{parameter.data_ptr() for parameter in one.parameters()} for one in (model, again)]
+        assert places[0].isdisjoint(places[1]), f"the copy of {name} shares its weights"
