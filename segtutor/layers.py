@@ -228,7 +228,17 @@ def check_images(images: Tensor, in_channels: int, smallest: int = 32) -> None:
             f"images have shape {tuple(images.shape)}, but the model takes (B, {in_channels}, H, W): "
             "add the batch axis with images[None]."
         )
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images are {images.dtype}, but the model takes floating-point numbers: scale them to [0, 1], with "
+            "images.float() / 255 where they have 8 bits, and normalise them as in training."
+        )
     _, channels, height, width = images.shape
+    if channels != in_channels and width == in_channels:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}, with the channels last, but the model takes "
+            f"(B, {in_channels}, H, W): put them first with images.permute(0, 3, 1, 2)."
+        )
     if channels != in_channels:
         raise ValueError(
             f"images have {channels} channels, but the model was built with in_channels={in_channels}: "

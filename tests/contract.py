@@ -221,12 +221,17 @@ class ModelContract:
             ((1, 3, 64, 16), "64x16.*32"),
             ((1, 2, 64, 64), "2 channels.*in_channels=2"),
             ((3, 64, 64), r"images\[None\]"),
+            ((1, 64, 64, 3), r"channels last.*permute\(0, 3, 1, 2\)"),
         ],
         ids=str,
     )
     def test_refuses_images_with_a_sentence(self, build, shape, says):
         with pytest.raises(ValueError, match=says):
             seeded(build, 3)(images(*shape))
+
+    def test_refuses_whole_numbers_with_a_sentence(self, build):
+        with pytest.raises(ValueError, match="torch.uint8.*float.*255"):
+            seeded(build, 3)(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
     @pytest.mark.parametrize("num_classes", [0, -1])
     def test_refuses_to_score_nothing(self, build, num_classes):

@@ -92,6 +92,12 @@ def test_a_wheel_has_them():
 
 
 # ----------------------------------------------------------------------------------------------------------- models
+def test_models_shows_a_decoder_of_smp(capsys):
+    assert cli.main(["models", "smp:unet"]) == 0
+    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("smp:unet ")]
+    assert row.split()[2] == "M" and float(row.split()[1]) > 1
+
+
 def test_models_shows_what_it_is_asked_for(capsys):
     assert cli.main(["models", "resnet18", "mit-b0", "fcn"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+import yaml
 from contract import AuxiliaryContract, images, perturb_norms, seeded
 from PIL import Image
 
 from segtutor.data import SyntheticScenes
 from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create_model
+from segtutor.factory.saved import model_card
 from segtutor.inference import predict, save_labels, save_overlay
 
 
@@ -37,12 +39,33 @@ def test_a_saved_model_comes_back_from_its_folder_alone(saved):
         assert again(x, auxiliary=True)[1].equal(model(x, auxiliary=True)[1])
     assert again.info == model.info and again.config == model.config
     assert again.info.palette == tuple(SyntheticScenes(length=1).spec.palette) and again.info.input_size == (64, 96)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     facts = json.loads((folder / "config.json").read_text())
     assert facts["config"]["backbone"]["output_stride"] == 16 and facts["config"]["seed"] == 3
     assert facts["info"]["ignore_index"] == 255 and len(facts["info"]["mean"]) == 3
     second = again.save_pretrained(folder.parent / "second")
     assert (second / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+
+
+def test_a_saved_model_has_a_card_that_its_owner_may_write(saved, tmp_path):
+    model, folder, _ = saved
+    card = (folder / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front == {"library_name": "segtutor", "pipeline_tag": "image-segmentation"}
+    for label, name in enumerate(model.info.classes):
+        assert f"| {label} | {name} |" in card
+    assert str(tuple(model.info.mean)) in card and f"{sum(t.numel() for t in model.state_dict().values()):,}" in card
+    (tmp_path / "README.md").write_text("Mine.")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "Mine."
+
+
+def test_the_card_of_nvidias_weights_says_what_they_are_for():
+    config = {"backbone": {"type": "segformer", "pretrained": True}, "head": {"type": "fcn"}, "num_classes": 2}
+    card = model_card(config, {"classes": None, "mean": (0.5,), "std": (0.5,)}, 10)
+    assert "license: other" in card and "non-commercial" in card and "| 1 | class 1 |" in card
+    ours = model_card({**config, "backbone": {"type": "segformer", "pretrained": False}}, {}, 10)
+    assert "license" not in ours and "NVIDIA" not in ours
 
 
 def test_the_weights_named_in_the_configuration_are_not_fetched_again(saved, tmp_path):

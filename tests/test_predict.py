@@ -39,6 +39,13 @@ def picture(height=33, width=47):
     return F.interpolate(smooth, size=(height, width), mode="bilinear", align_corners=False)[0].expand(3, -1, -1)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_image_gets_the_precision_of_the_model(dtype):
+    model, image = Threshold().to(dtype), picture()
+    labels = predict(model, image, spec=SPEC)
+    assert model.seen[0].dtype == dtype and labels.shape == (33, 47) and labels.float().mean() > 0.2
+
+
 def test_normalised_as_in_training_and_left_as_it_was():
     model, image = Threshold().train(), picture()
     labels = predict(model, image, spec=SPEC)

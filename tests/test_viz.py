@@ -231,6 +231,19 @@ def test_no_text_leaves_the_figure(name):
             assert box.x0 > -1 and box.x1 < width + 1 and box.y0 > -1 and box.y1 < height + 1, text.get_text()
 
 
+def test_east_asian_names_are_written_where_a_font_can(monkeypatch):
+    from matplotlib import font_manager
+
+    from segtutor.viz.style import fonts
+
+    known = [font for font in font_manager.fontManager.ttflist if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", known)
+    assert fonts() == ["DejaVu Sans"]
+    other = font_manager.FontEntry(fname=known[0].fname, name="Yu Gothic")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*known, other])
+    assert fonts() == ["DejaVu Sans", "Yu Gothic"]
+
+
 def test_figures_are_shown_once_and_leave_the_style_alone():
     before, size = plt.get_fignums(), matplotlib.rcParams["font.size"]
     with plt.rc_context({"font.size": 17, "savefig.facecolor": "none"}):

@@ -13,7 +13,6 @@ from segtutor.factory import create_backbone, create_model, list_heads
 from segtutor.factory.backbones import list_backbone_names, list_backbone_uses
 from segtutor.factory.backbones.registry import output_strides
 from segtutor.factory.config import shipped_configs
-from segtutor.factory.heads import HEADS
 from segtutor.factory.messages import suggest
 
 SIZE, CLASSES, UNDER = (512, 512), 19, "resnet50"
@@ -96,7 +95,7 @@ def listing(names: Iterable[str] = ()) -> str:
         ValueError: an unknown name.
     """
     names = list(names)
-    backbones, heads = list(list_backbone_names()), [name for name in list_heads() if ":" not in name]
+    backbones, heads = list(list_backbone_names()), list_heads()
     for name in names:
         if name not in (*backbones, *heads):
             raise ValueError(f"there is no backbone or head '{name}'; {suggest(name, [*backbones, *heads])}")
@@ -111,7 +110,7 @@ def listing(names: Iterable[str] = ()) -> str:
                 f"{_slashed(card.strides):<9}{card.licence or 'no weights'}"
             )
             lines += _when(card.when)
-    shown = [name for name in heads if not names or name in names]
+    shown = [name for name in heads if name in names or not names and ":" not in name]
     if shown:
         lines += ["", f"Heads, what each adds to {UNDER} with {CLASSES} classes:", _HEAD_HEAD]
         for name in shown:
@@ -122,10 +121,11 @@ def listing(names: Iterable[str] = ()) -> str:
             )
             lines += _when(added.when)
     if not names:
-        decoders = len([name for name in HEADS if ":" in name])
+        decoders = len([name for name in heads if ":" in name])
         lines += [
             "",
-            f"Any other timm network with four maps: backbone {{type: timm, name: ...}}. Heads from smp: {decoders}.",
+            f"Any other timm network with four maps: backbone {{type: timm, name: ...}}. Heads from smp: {decoders}, "
+            "as smp:unet; name one to see it.",
         ]
         lines += [f"Shipped configurations: {', '.join(shipped_configs())}."]
     return "\n".join(lines).strip("\n")

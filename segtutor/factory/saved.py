@@ -17,10 +17,10 @@ FILES = ("config.json", "model.safetensors")
 
 
 def write_model(folder: Path | str, config: Mapping, info: Mapping, tensors: Mapping[str, Tensor]) -> Path:
-    """Write ``model.safetensors`` and ``config.json`` into a folder, each complete or not at all.
+    """Write ``model.safetensors``, ``config.json`` and a model card into a folder, each complete or not at all.
 
     Args:
-        folder: made where it is missing.
+        folder: made where it is missing; a ``README.md`` that is there stays as it is.
         config: the configuration that the model is built from, plain values.
         info: what it knows of images and labels, plain values.
         tensors: its weights.
@@ -47,7 +47,47 @@ def write_model(folder: Path | str, config: Mapping, info: Mapping, tensors: Map
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(weights_path)) from None
     write_text(config_path, json.dumps(facts, indent=2) + "\n")
+    if not (folder / "README.md").exists():  # somebody may have written one
+        write_text(folder / "README.md", model_card(config, info, sum(tensor.numel() for tensor in tensors.values())))
     return folder
+
+
+def model_card(config: Mapping, info: Mapping, size: int) -> str:
+    """What a person should know of a saved model before using it, in the form that the Hugging Face hub shows.
+
+    Args:
+        config, info: as for `write_model`.
+        size: how many numbers its weights are.
+    """
+    backbone, head = config["backbone"], config["head"]
+    names = info.get("classes") or [f"class {label}" for label in range(config["num_classes"])]
+    rows = "".join(f"| {label} | {name} |\n" for label, name in enumerate(names))
+    licence = "license: other\n" if backbone["type"] == "segformer" and backbone.get("pretrained") else ""
+    note = "\nIts backbone started from NVIDIA's weights, which are for non-commercial use.\n" if licence else ""
+    return f"""\
+---
+library_name: segtutor
+pipeline_tag: image-segmentation
+{licence}---
+# Semantic segmentation: {backbone["type"]} with head {head["type"]}
+
+{size:,} numbers, saved by segtutor {segtutor.__version__}. It takes images of {config.get("in_channels", 3)} channels,
+scaled to [0, 1] and normalised with mean {info.get("mean")} and standard deviation {info.get("std")}.
+{note}
+| label | class |
+|---|---|
+{rows}
+```python
+from PIL import Image
+from segtutor.factory import SegmentationModel
+from segtutor.inference import predict
+
+model = SegmentationModel.from_pretrained("this/folder")
+labels = predict(model, Image.open("photo.jpg"))
+```
+
+On which data it was trained, how well it scores and what it must not be used for stands nowhere yet: write it here.
+"""
 
 
 def read_model(name: Path | str) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:

@@ -184,7 +184,7 @@ class SegmentationModel(nn.Module):
         return self
 
     def save_pretrained(self, folder: Path | str) -> Path:
-        """Write ``model.safetensors`` and ``config.json`` into a folder, each complete or not at all.
+        """Write ``model.safetensors``, ``config.json`` and a model card into a folder, each complete or not at all.
 
         Args:
             folder: made where it is missing.

@@ -69,14 +69,14 @@ def _logits(model: nn.Module, image: Any, size: tuple[int, int] | None, spec: An
             f"the image has {pixels.shape[0]} channels, but the model was trained on {len(spec.mean)}: convert it to "
             f"{'grey' if len(spec.mean) == 1 else 'colour'} first"
         )
-    place = next(model.parameters()).device
+    weights = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-    seen = ((pixels - mean) / std)[None].to(place)  # (1, C, H, W)
+    seen = ((pixels - mean) / std)[None].to(weights.device)  # (1, C, H, W)
     size = getattr(spec, "resize", None) if size is None else size
     if size is not None:
         seen = F.interpolate(seen, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
     with kept_modes(model), torch.inference_mode():
-        logits = model.eval()(seen)  # (1, num_classes, H, W)
+        logits = model.eval()(seen.to(weights.dtype))  # (1, num_classes, H, W)
         # Scores are resized, not labels: halfway between two classes lies no third one.
         logits = F.interpolate(logits.float(), size=pixels.shape[1:], mode="bilinear", align_corners=False)
     if logits.isnan().any():

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib import colors as mcolors
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -38,6 +39,19 @@ INK, MUTED, HAIRLINE, CARD = "#22262b", "#5a626b", "#d5d9de", "#ffffff"
 VOID, WRONG = "#e4e6e9", "#d1006c"
 # Lines, bars and arrows, in order: dark enough to be text on white, and as far apart as the palette.
 SERIES = ("#0671eb", "#850c00", "#0e6b51", "#7a2371", "#956f01", "#29272b")
+# Fonts that have the signs of Chinese, Japanese and Korean names, which DejaVu Sans lacks
+EAST_ASIAN = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC", "PingFang SC"),
+    *("Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "WenQuanYi Zen Hei"),
+)
+
+
+def fonts() -> list[str]:
+    """DejaVu Sans, which matplotlib brings, then those of this machine that can write what it cannot."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in EAST_ASIAN if name in installed)]
+
+
 STYLE: dict[Any, Any] = {
     "figure.facecolor": CARD,
     "figure.edgecolor": CARD,
@@ -50,7 +64,7 @@ STYLE: dict[Any, Any] = {
     "figure.figsize": (WIDTH, 3.6),
     "figure.constrained_layout.use": True,
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
+    "font.sans-serif": fonts(),
     "font.size": 9,
     "axes.facecolor": CARD,
     "axes.titlesize": 9.5,
