@@ -80,4 +80,4 @@ def test_saved_models_checkpoints_and_texts_have_the_mode_of_any_file(tmp_path, 
     write_text(tmp_path / "file.json", json.dumps({}))
     (tmp_path / "any").write_text("")
     modes = {path.name: mode(path) for path in tmp_path.iterdir()}
-    assert len(modes) == 5 and set(modes.values()) == {mode(tmp_path / "any")}, modes
+    assert len(modes) == 6 and set(modes.values()) == {mode(tmp_path / "any")}, modes
