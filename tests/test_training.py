@@ -3,7 +3,9 @@
 import builtins
 import copy
 import math
+import os
 import random
+import signal
 import warnings
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import nn
 
 from segtutor.losses import AuxiliaryLoss, CrossEntropyLoss
 from segtutor.metrics import ConfusionMatrix
-from segtutor.training import History, autocast_dtype, evaluate, fit, poly, precision, sampling
+from segtutor.training import History, Observer, autocast_dtype, evaluate, fit, poly, precision, sampling
 
 
 class Blocks(torch.utils.data.Dataset):
@@ -443,6 +445,46 @@ def test_silent_unless_asked(capsys, caplog):
     caplog.set_level("INFO", "segtutor")
     train(validation=Blocks(3))
     assert capsys.readouterr().out == "" and caplog.messages == []
+
+
+def test_observers_hear_of_each_step_and_validation_and_are_left_before_a_signal_is_raised(caplog, monkeypatch):
+    heard = []
+
+    class Ear(Observer):
+        def __enter__(self):
+            heard.append("in")
+
+        def __exit__(self, *error):
+            heard.append("out")
+
+        def stepped(self, step, lr):
+            heard.append(step)
+
+        def entered(self, history):
+            heard.append(("loss of", len(history.loss)))
+
+        def validated(self, history, confusion, model):
+            heard.append((history.validation[-1] == (4, confusion.summary()), isinstance(model, nn.Module)))
+
+    class Bar(Ear):
+        shows_steps = True
+
+    caplog.set_level("INFO", "segtutor")
+    train(steps=4, log_every=2, validation=Blocks(3), observers=[Ear()])
+    assert heard == ["in", 1, 2, ("loss of", 2), 3, 4, ("loss of", 4), (True, True), "out"]
+    assert len(caplog.messages) == 3
+    train(steps=4, log_every=2, observers=[Bar()])
+    assert len(caplog.messages) == 3, "lines beside a bar"
+
+    told = []
+    monkeypatch.setattr(signal, "raise_signal", lambda number: told.append((number, heard[-1])))
+    train(
+        steps=4,
+        observers=[Ear()],
+        on_step=lambda step, loss: os.kill(os.getpid(), signal.SIGTERM),
+        save=lambda state: None,
+    )
+    assert told == [(signal.SIGTERM, "out")]
 
 
 def test_validation_scores_are_recorded():

@@ -4,12 +4,13 @@ from segtutor.training.checkpointing import load_checkpoint, save_checkpoint
 from segtutor.training.evaluate import evaluate
 from segtutor.training.loop import fit
 from segtutor.training.precision import autocast_dtype
-from segtutor.training.reporting import History
+from segtutor.training.reporting import History, Observer
 from segtutor.training.sampling import Samples
 from segtutor.training.schedule import cosine, poly, warmed_up
 
 __all__ = [
     "History",
+    "Observer",
     "Samples",
     "autocast_dtype",
     "cosine",

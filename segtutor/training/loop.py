@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from segtutor.training.checkpointing import restore, set_random_state, snapshot
 from segtutor.training.evaluate import evaluate
 from segtutor.training.interrupts import between_steps
 from segtutor.training.precision import NAMES, in_float32, prepare
-from segtutor.training.reporting import ClassWatch, History, Reporter
+from segtutor.training.reporting import ClassWatch, History, Observer, Reporter
 from segtutor.training.sampling import Samples, check_dataset, loader, seeded
 from segtutor.training.schedule import Schedule, schedule_of
 
@@ -55,6 +55,7 @@ def fit(
     evaluation: Mapping[str, Any] | None = None,
     on_step: Callable[[int, float], None] | None = None,
     log_dir: str | Path | None = None,
+    observers: Sequence[Observer] = (),
     num_workers: int = 0,
     save: Callable[[dict[str, Any]], None] | None = None,
     save_every: int | None = None,
@@ -102,6 +103,7 @@ def fit(
         evaluation: further arguments of :func:`evaluate` in place of its own, such as ``{"boundary_width": 5}``.
         on_step: called as `on_step(step, loss)` after each step, whose loss is read at once for it.
         log_dir: write loss, learning rate and scores there for TensorBoard.
+        observers: are told of each step and validation, such as what draws a bar of progress.
         num_workers: processes that load data; 0 loads in this one.
         save: called as `save(state)` before and after each validation, after the last step and after an interrupt, with
             what it takes to continue; see :func:`save_checkpoint`. The tensors are the live ones: write them before
@@ -128,7 +130,7 @@ def fit(
         loss.to(device)
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    history, reporter = History(precision=NAMES[dtype]), Reporter(steps, log_every, log_dir)
+    history, reporter = History(precision=NAMES[dtype]), Reporter(steps, log_every, log_dir, observers)
     if accumulate < 1:
         raise ValueError(f"accumulate is {accumulate}; it counts the batches of a step, so choose at least 1")
     mean = None if ema is None else MeanWeights(model, ema)
@@ -158,7 +160,8 @@ def fit(
         if validation is not None:
             reporter.settle(history)
             rules: dict[str, Any] = {"batch_size": batch_size, "precision": precision, **(evaluation or {})}
-            reporter.validated(history, step, evaluate(mean.model if mean else model, validation, **rules))
+            answers = mean.model if mean else model
+            reporter.validated(history, step, evaluate(answers, validation, **rules), answers)
             hand_out()
 
     lines = shown_unless_handled() if log_every else contextlib.nullcontext()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import statistics
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segtutor.metrics import ConfusionMatrix
 
@@ -55,6 +57,33 @@ class History:
             f"History({len(self.steps)} steps in {self.precision}, loss {self.loss[0]:.3f} -> {self.loss[-1]:.3f}, "
             f"{1000 * self.seconds_per_step:.0f} ms/step{', interrupted' if self.interrupted else ''})"
         )
+
+
+class Observer:
+    """Hears what a run does while it does it; whoever wants to show or write it overrides these, which do nothing.
+
+    It is a context too, entered before the first step and left after the last, before a signal takes its course.
+
+    Attributes:
+        shows_steps: it shows the steps itself, so that no lines are logged for them.
+    """
+
+    shows_steps = False
+
+    def __enter__(self) -> Observer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def stepped(self, step: int, lr: float) -> None:
+        """A step has ended; its loss may not have been read yet."""
+
+    def entered(self, history: History) -> None:
+        """Steps whose losses have been read stand in the history now."""
+
+    def validated(self, history: History, confusion: ConfusionMatrix, model: nn.Module) -> None:
+        """The scores of a validation, of this model, stand at the end of the history now."""
 
 
 class ClassWatch:
@@ -107,16 +136,21 @@ class Reporter:
         steps: of the whole run.
         log_every: None: no lines.
         log_dir: None: no TensorBoard files.
+        observers: are told of each step and validation.
 
     Raises:
         ValueError: less than one step.
         ImportError: TensorBoard is wanted and not installed.
     """
 
-    def __init__(self, steps: int, log_every: int | None, log_dir: str | Path | None):
+    def __init__(
+        self, steps: int, log_every: int | None, log_dir: str | Path | None, observers: Sequence[Observer] = ()
+    ):
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        self.total, self.log_every = steps, log_every
+        self.total, self.log_every, self.observers = steps, log_every, tuple(observers)
+        self.lines = bool(log_every) and not any(observer.shows_steps for observer in observers)
+        self._open = contextlib.ExitStack()
         self.noted: list[_Noted] = []
         self.board: Any = None
         if log_dir is not None:
@@ -130,12 +164,15 @@ class Reporter:
             self.board = SummaryWriter(log_dir)
 
     def __enter__(self) -> Reporter:
+        for observer in self.observers:
+            self._open.enter_context(observer)
         self.start = time.perf_counter()
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.board is not None:
             self.board.close()
+        self._open.close()
 
     @property
     def seconds(self) -> float:
@@ -166,6 +203,8 @@ class Reporter:
     def record(self, history: History, seconds: float) -> None:
         """End the step that was noted last; enter it and those before it where their losses have been read."""
         self.noted[-1].seconds = seconds
+        for observer in self.observers:
+            observer.stepped(self.noted[-1].step, self.noted[-1].lr)
         if self.noted[-1].number is not None:
             self._enter(history)
 
@@ -194,7 +233,9 @@ class Reporter:
                 self.board.add_scalar("train/lr", entry.lr, entry.step)
         step, lr = self.noted[-1].step, self.noted[-1].lr
         self.noted = []
-        if self.log_every and (step % self.log_every == 0 or step == self.total):
+        for observer in self.observers:
+            observer.entered(history)
+        if self.lines and self.log_every and (step % self.log_every == 0 or step == self.total):
             recent = history.loss[-self.log_every :]
             left = history.seconds_per_step * (self.total - step)
             width = len(str(self.total))
@@ -203,8 +244,8 @@ class Reporter:
                 f"{1000 * history.seconds_per_step:.0f} ms/step  {_clock(left)} left"
             )
 
-    def validated(self, history: History, step: int, confusion: ConfusionMatrix) -> None:
-        """Enter the scores of a validation; warn when nearly every pixel gets one class that few pixels have."""
+    def validated(self, history: History, step: int, confusion: ConfusionMatrix, model: nn.Module) -> None:
+        """Enter the scores of a validation; warn when nearly every pixel gets one class that few have."""
         scores = confusion.summary()
         history.validation.append((step, scores))
         if self.board is not None:
@@ -212,6 +253,8 @@ class Reporter:
                 self.board.add_scalar(f"validation/{name}", value, step)
         if self.log_every:
             logger.info(f"step {step}/{self.total}  validation mIoU {float(confusion.miou):.4f}")
+        for observer in self.observers:
+            observer.validated(history, confusion, model)
         matrix = confusion.matrix.double()  # (C, C) [true, predicted]
         predicted, true = (matrix.sum(dim) / matrix.sum().clamp(min=1) for dim in (0, 1))
         if step == self.total and (fault := only_class(torch.nonzero(true).flatten().tolist())):
