@@ -93,9 +93,10 @@ class ConfusionMatrix:
                     f"cannot merge a matrix with {name}={getattr(other, name)} into one with "
                     f"{name}={getattr(self, name)}: make both with the same settings"
                 )
-        self.matrix += other.matrix
+        # Not in place: a matrix that `evaluate` filled belongs to inference mode
+        self.matrix = self.matrix + other.matrix
         if self.boundary_matrix is not None and other.boundary_matrix is not None:
-            self.boundary_matrix += other.boundary_matrix
+            self.boundary_matrix = self.boundary_matrix + other.boundary_matrix
         return self
 
     def synchronize(self) -> ConfusionMatrix:
