@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
-HEAVY = {"torchvision", "timm", "segmentation_models_pytorch", "matplotlib", "scipy", "transformers", "torchmetrics"}
+HEAVY = {
+    "torchvision", "timm", "segmentation_models_pytorch", "matplotlib", "scipy", "transformers", "torchmetrics",
+    "accelerate",
+}  # fmt: skip
 
 
 def loaded(statement):

@@ -63,9 +63,13 @@ FORBIDDEN = {
 ONLY_IMPORTER = {
     "timm": {"factory.backbones.timm"},
     "segmentation_models_pytorch": {"factory.heads.smp"},
+    "accelerate": {"training.distributed"},
 }
 # At the top of a module these would make `import segtutor.x` slow: torchvision alone costs seconds
-LAZY = {"torchvision", "timm", "segmentation_models_pytorch", "transformers", "torchmetrics", "scipy", "matplotlib"}
+LAZY = {
+    "torchvision", "timm", "segmentation_models_pytorch", "transformers", "torchmetrics", "scipy", "matplotlib",
+    "accelerate",
+}  # fmt: skip
 LAZY_BUT = {("viz", "matplotlib")}  # package and library
 
 LINE_CAP, LINE_CAP_LONG, FUNCTION_CAP, FORWARD_CAP = 120, 160, 30, 15

@@ -35,8 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
 
         if (text := sentence(error)) is None:  # a mistake of the program's own: whoever mends it needs the traceback
             raise
-        print(f"segtutor: {text}", file=sys.stderr)
+        if text:
+            print(f"segtutor: {_process()}{text}", file=sys.stderr)
         return 2
+
+
+def _process() -> str:
+    """Which of several processes speaks, where it is not the first one."""
+    from segtutor.training.distributed import rank
+
+    return f"process {rank()}: " if rank() else ""
 
 
 def _parser() -> argparse.ArgumentParser:

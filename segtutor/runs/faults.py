@@ -11,6 +11,7 @@ import torch
 
 from segtutor.runs.errors import RunError
 from segtutor.runs.recipe import Recipe
+from segtutor.training.distributed import PeerError, rank
 
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
@@ -29,6 +30,10 @@ def explained(recipe: Recipe, kept: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
+    except PeerError as error:
+        if rank():  # one of them is enough
+            raise
+        raise RunError(f"{error}. {kept()}") from error
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise RunError(f"{out_of_memory(error, recipe)} {kept()}") from error

@@ -5,8 +5,9 @@ What may change on the way, and what not, is the table `RULES`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +17,10 @@ from segtutor.factory.messages import shown
 from segtutor.runs.errors import RunError
 from segtutor.runs.folder import CHECKPOINT, CONFIG, LAST, check_run, config_of, recipe_of
 from segtutor.runs.lock import locked
+from segtutor.runs.recipe import Recipe
 from segtutor.runs.train import build, fit_run, images_of, is_validated
 from segtutor.training import History, load_checkpoint
+from segtutor.training.distributed import joined
 
 logger = logging.getLogger(__name__)
 
@@ -93,46 +96,82 @@ def resume(run: Path | str, overrides: Iterable[str] = (), *, extend: int | None
         ValueError: its checkpoint is not there.
     """
     run = Path(run)
-    check_run(run)
-    with locked(run):
-        config = config_of(run, overrides)
-        if not (run / CHECKPOINT).exists() and not (run / LAST).exists():
-            return _begin(run, config, extend)
-        state = load_checkpoint(run / CHECKPOINT)
-        if not {"config", "names", "changes"} <= state.keys():
-            raise RunError(
-                f"{run / CHECKPOINT} was not written by `segtutor train`: continue it with the program that did."
-            )
-        if extend is not None:
-            config = config_of(run, [*overrides, f"training.steps={state['config']['training']['steps'] + extend}"])
-        done = len(state["history"]["steps"])
-        try:
-            recipe = recipe_of(run, config)
-        except ConfigError:  # of two parts that do not fit any more, the one that was changed is to blame
-            before, said = _flat(state["config"]), _flat(config)
-            check_changes(
-                run,
-                [Change(key, before[key], said[key]) for key in said if said[key] != before.get(key, said[key])],
-                done,
-            )
-            raise
-        now = _plain(recipe.to_dict(), config)
-        changes = changed(state["config"], now, said=config)
-        check_changes(run, changes, done)
-        if done >= recipe.training.steps and is_validated(state["history"]):
-            logger.info("%s has all of its %d steps; nothing is left to do. Train on with --extend STEPS.", run, done)
-            return History(**state["history"])
-        parts = build(recipe, pretrained=False)
-        if state["names"] != images_of(parts[0]):
-            raise RunError(
-                "data: the training images are not those that the run began with, by number or name: put the old "
-                f"ones back, or train anew with `segtutor train --config {run / CONFIG} --out ANOTHER`."
-            )
-        logger.info("Continues %s after step %d of %d.", run, done, recipe.training.steps)
+    processes = joined()
+    with contextlib.ExitStack() as stack:
+
+        def planned() -> _Plan | History:
+            check_run(run)
+            stack.enter_context(locked(run))
+            return _plan(run, overrides, extend)
+
+        plan = processes.once(planned)
+        if isinstance(plan, History):
+            return plan
+        recipe, config, state, changes = plan
+        parts = build(recipe, pretrained=state is None and processes.first)
+        if state is None:
+            return fit_run(run, recipe, config, *parts)
+        done, noted = len(state["history"]["steps"]), list(state["changes"])
+        processes.once(lambda: _check_images(run, state["names"], parts[0]))
+        if processes.first:
+            logger.info("Continues %s after step %d of %d.", run, done, recipe.training.steps)
         for change in changes:
-            logger.info("%s: %s in place of %s from step %d on.", change.key, change.new, change.old, done + 1)
-        noted = [*state["changes"], *({"step": done + 1, **change._asdict()} for change in changes)]
-        return fit_run(run, recipe, now, *parts, state=state, changes=noted)
+            noted.append({"step": done + 1, **change._asdict()})
+            if processes.first:
+                logger.info("%s: %s in place of %s from step %d on.", change.key, change.new, change.old, done + 1)
+        return fit_run(run, recipe, config, *parts, state=state, changes=noted)
+
+
+class _Plan(NamedTuple):
+    """How a run goes on: the recipe, the same as it is written down, a checkpoint unless it begins anew, changes."""
+
+    recipe: Recipe
+    config: dict[str, Any]
+    state: dict[str, Any] | None
+    changes: Sequence[Change]
+
+
+def _plan(run: Path, overrides: Iterable[str], extend: int | None) -> _Plan | History:
+    """How a run goes on, or its curves where nothing is left to do."""
+    overrides = list(overrides)
+    config = config_of(run, overrides)
+    if not (run / CHECKPOINT).exists() and not (run / LAST).exists():
+        if extend is not None:
+            raise RunError(f"{run} has no steps yet that --extend could go on from: leave it out.")
+        recipe = recipe_of(run, config)
+        logger.info("No step of %s was saved: it starts from the beginning.", run)
+        return _Plan(recipe, _plain(recipe.to_dict(), config), None, ())
+    state = load_checkpoint(run / CHECKPOINT)
+    if not {"config", "names", "changes"} <= state.keys():
+        raise RunError(
+            f"{run / CHECKPOINT} was not written by `segtutor train`: continue it with the program that did."
+        )
+    if extend is not None:
+        config = config_of(run, [*overrides, f"training.steps={state['config']['training']['steps'] + extend}"])
+    done = len(state["history"]["steps"])
+    try:
+        recipe = recipe_of(run, config)
+    except ConfigError:  # of two parts that do not fit any more, the one that was changed is to blame
+        before, said = _flat(state["config"]), _flat(config)
+        found = [Change(key, before[key], said[key]) for key in said if said[key] != before.get(key, said[key])]
+        check_changes(run, found, done)
+        raise
+    now = _plain(recipe.to_dict(), config)
+    changes = changed(state["config"], now, said=config)
+    check_changes(run, changes, done)
+    if done >= recipe.training.steps and is_validated(state["history"]):
+        logger.info("%s has all of its %d steps; nothing is left to do. Train on with --extend STEPS.", run, done)
+        return History(**state["history"])
+    return _Plan(recipe, now, state, changes)
+
+
+def _check_images(run: Path, names: str, data: Any) -> None:
+    """Refuse other training images than those that the run began with."""
+    if names != images_of(data):
+        raise RunError(
+            "data: the training images are not those that the run began with, by number or name: put the old "
+            f"ones back, or train anew with `segtutor train --config {run / CONFIG} --out ANOTHER`."
+        )
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any], *, said: Mapping[str, Any]) -> list[Change]:
@@ -170,15 +209,6 @@ def check_changes(run: Path, changes: Iterable[Change], done: int) -> None:
 def rule_of(key: str) -> Rule:
     """The rule for a key's path."""
     return next(rule for rule in RULES if fnmatchcase(key, rule.key))
-
-
-def _begin(run: Path, config: dict[str, Any], extend: int | None) -> History:
-    """Start a run that ended before it saved anything."""
-    if extend is not None:
-        raise RunError(f"{run} has no steps yet that --extend could go on from: leave it out.")
-    recipe = recipe_of(run, config)
-    logger.info("No step of %s was saved: it starts from the beginning.", run)
-    return fit_run(run, recipe, _plain(recipe.to_dict(), config), *build(recipe, pretrained=True))
 
 
 def _plain(made: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ from segtutor.runs.lock import check_not_in_use, locked
 from segtutor.runs.recipe import Recipe, name_of, read_recipe
 from segtutor.runs.report import counted
 from segtutor.training import History, save_checkpoint
+from segtutor.training.distributed import joined
 
 SMALLEST_SIDE = 32  # of an image, for every model of the factory
 logger = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ def train(
     config: Any, overrides: Iterable[str] = (), *, out: Path | str | None = None, check_data: bool = True
 ) -> History:
     """Train a model as a configuration says, into a new folder.
+
+    Each of several processes that torchrun started makes this call. The first one checks, writes and speaks for all.
 
     Args:
         config: a YAML file, the name of a shipped configuration, or a model such as "resnet18-fcn".
@@ -52,18 +56,29 @@ def train(
     Raises:
         ConfigError: the configuration is wrong; the message names the key.
         RunError: the folder is in use, or something is wrong with the data.
+        PeerError: in all processes but the first one, what it raised.
     """
     run = Path("runs", name_of(config)) if out is None else Path(out)
-    check_unused(run)
-    check_not_in_use(run)
-    recipe = read_recipe(config, overrides)
-    if check_data:
-        _look_at(recipe)
-    recipe = recipe.measured()
-    parts = build(recipe, pretrained=True)
-    with locked(run):  # not before all is built, or a run that could not start would be in the way of the next
-        check_unused(run)  # somebody may have been quicker
-        write_recipe(run, recipe, parts[0])
+    processes = joined()
+
+    def checked() -> Recipe:
+        check_unused(run)
+        check_not_in_use(run)
+        recipe = read_recipe(config, overrides)
+        if check_data:
+            _look_at(recipe)
+        return recipe.measured()
+
+    recipe = processes.once(checked)
+    parts = build(recipe, pretrained=processes.first)
+    with contextlib.ExitStack() as stack:
+
+        def claim() -> None:  # not before all is built, or a run that could not start would be in the way of the next
+            stack.enter_context(locked(run))
+            check_unused(run)  # somebody may have been quicker
+            write_recipe(run, recipe, parts[0])
+
+        processes.once(claim)
         return fit_run(run, recipe, recipe.to_dict(), *parts)
 
 
@@ -72,7 +87,8 @@ def build(recipe: Recipe, *, pretrained: bool) -> tuple[Any, Any, SegmentationMo
 
     Args:
         recipe: the checked configuration.
-        pretrained: fetch pretrained weights, which a checkpoint would replace.
+        pretrained: fetch pretrained weights, which a checkpoint would replace, and which several processes get from
+            the first one.
     """
     data, validation = recipe.open_data("train", augment=True), recipe.open_data("val")
     return data, validation, _model(recipe, data, pretrained=pretrained)
@@ -107,9 +123,11 @@ def fit_run(
     """
     rules, names = recipe.training, images_of(data)
     kept = None if state is None else len(state["history"]["steps"])
+    processes = joined()
     if state is not None:
-        write_config(run, config)
-    _announce(recipe, data, validation, model)
+        processes.once(lambda: write_config(run, config))
+    if processes.first:
+        _announce(recipe, data, validation, model)
 
     def save(state: dict[str, Any]) -> None:
         nonlocal kept
@@ -125,6 +143,8 @@ def fit_run(
         kept = len(state["history"]["steps"])
 
     def go_on() -> str:
+        if not processes.first:
+            return f"What was saved is kept: continue with `segtutor train --resume {run}`."
         if kept is None:
             return "Nothing was saved yet, so that the same command starts anew."
         return f"The state after step {kept} is kept: continue with `segtutor train --resume {run}`."
@@ -157,6 +177,8 @@ def fit_run(
             save_every=max(1, rules.steps // 10) if rules.save_every is None else rules.save_every,
             resume=state,
         )
+    if not processes.first:
+        return history
     if history.interrupted:
         at = "before the first step" if not history.steps else f"after step {len(history.steps)} of {rules.steps}"
         saved = "" if kept is None or kept == len(history.steps) else f" The state after step {kept} is kept."
@@ -221,6 +243,9 @@ def _announce(recipe: Recipe, data: Any, validation: Any, model: SegmentationMod
     names = f"{recipe.model.backbone['type']} with head {recipe.model.head['type']}"
     where = next(model.parameters()).device
     logger.info("Model: %s, %.1f million parameters, on %s.", names, million, where)
+    if (count := joined().world_size) > 1:
+        batch = recipe.training.batch_size
+        logger.info("Processes: %d, each with %d of the %d images of a batch.", count, batch // count, batch)
 
 
 def is_validated(history: Mapping[str, Any]) -> bool:

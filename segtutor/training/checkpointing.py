@@ -1,8 +1,9 @@
 """The state of a training run as one file, so that a run that was cut short goes on as if it had not been.
 
 What it takes to continue bit for bit: the weights with their running statistics, their mean, the optimiser's moments,
-the loss scaler, every generator of random numbers, and the step. The learning rate and the order of the images follow
-from the step alone. A checkpoint holds tensors and plain values, and is read without executing anything that is in it.
+the loss scaler, every process's generators of random numbers, and the step. The learning rate and the order of the
+images follow from the step alone. A checkpoint holds tensors and plain values, and is read without executing anything
+that is in it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import nn
 from segtutor.files import whole_file
 from segtutor.training.averaging import MeanWeights
 
-FORMAT = 3
+FORMAT = 4
 RATES = ("lr", "initial_lr", "weight_decay")  # settings of an optimiser, which its state dict holds beside its state
 
 
@@ -74,7 +75,7 @@ def snapshot(
     scaler: torch.amp.GradScaler,
     mean: MeanWeights | None = None,
 ) -> dict[str, Any]:
-    """Everything that the next step depends on. The tensors are the live ones: write them before the next step.
+    """All that the next step depends on but random numbers. The tensors are the live ones: write them before it.
 
     Beside a mean, the model's are copies, since the model may be given the mean's before they are written.
     """
@@ -85,7 +86,6 @@ def snapshot(
         "mean": None if mean is None else mean.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
-        "random": random_state(),
     }
 
 
@@ -96,7 +96,7 @@ def restore(
     scaler: torch.amp.GradScaler,
     mean: MeanWeights | None = None,
 ) -> None:
-    """Put model, optimiser, scaler and mean back to a snapshot; the random numbers wait for :func:`set_random_state`.
+    """Put model, optimiser, scaler and mean back to a snapshot; random numbers are :func:`set_random_state`'s.
 
     Learning rate and weight decay stay those of the given optimiser: who continues a run may choose others.
 
@@ -135,7 +135,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Go back to where torch, numpy and `random` stood."""
+    """Go back to where torch, numpy and `random` stood in one process."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from segtutor.metrics import ConfusionMatrix
 from segtutor.modes import kept_modes
+from segtutor.training.distributed import Processes
 from segtutor.training.precision import in_float32, prepare
 from segtutor.training.sampling import Samples, check_dataset, collate_by_size, seeded
 
@@ -26,6 +27,7 @@ def evaluate(
     device: str | torch.device | None = None,
     limit: int | None = None,
     precision: str = "fp32",
+    processes: Processes | None = None,
 ) -> ConfusionMatrix:
     """Score `model` on `dataset`: one confusion matrix over every pixel of the whole set.
 
@@ -40,6 +42,8 @@ def evaluate(
         device: None: where the model is.
         limit: score only so many images, spread evenly over the set.
         precision: as for :func:`fit`, but fp32 unless asked.
+        processes: those that share the work, batch by batch, and all get the matrix of the whole set, equal to that of
+            one process; see ``segtutor.training.distributed.joined``. None: each call scores the whole set.
 
     Returns:
         The filled matrix: ``.miou``, ``.iou``, ``.summary()``, ...
@@ -53,11 +57,14 @@ def evaluate(
     scored = cast(Dataset, dataset)
     if limit is not None and limit < len(dataset):
         scored = Subset(scored, [i * len(dataset) // limit for i in range(limit)])
+    processes = Processes() if processes is None else processes
     confusion = None
+    # Whole batches, as one process would make them, so that every logit is the same; nothing twice, nothing padded
+    numbers = torch.arange(len(cast(Samples, scored))).split(max(1, batch_size))[processes.rank :: processes.world_size]
     # Seeded, so that a dataset that draws random numbers is scored alike each time.
-    with kept_modes(model), torch.inference_mode(), seeded(0, device):
+    with kept_modes(model), torch.inference_mode(), seeded(0, device), processes.faults():
         model.eval()
-        batches = DataLoader(scored, batch_size, collate_fn=collate_by_size)
+        batches = DataLoader(scored, batch_sampler=[batch.tolist() for batch in numbers], collate_fn=collate_by_size)
         for images, masks in itertools.chain.from_iterable(batches):
             images = images.to(device, memory_format=torch.channels_last)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
@@ -68,6 +75,9 @@ def evaluate(
                 num_classes = num_classes or max(2, logits.shape[1])
                 confusion = ConfusionMatrix(num_classes, ignore_index=ignore_index, boundary_width=boundary_width)
             confusion.update(logits, masks.to(device))
-    if confusion is None:
-        raise ValueError("there is nothing to score: the dataset (or limit) has no images")
-    return confusion
+        known = max(processes.gather(0 if confusion is None else confusion.num_classes))
+        if confusion is None and known:  # more processes than batches
+            confusion = ConfusionMatrix(known, ignore_index=ignore_index, boundary_width=boundary_width)
+        if confusion is None:
+            raise ValueError("there is nothing to score: the dataset (or limit) has no images")
+        return confusion if processes.world_size == 1 else confusion.synchronize()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 # SIGTERM is what batch systems and containers send before they kill; SIGHUP comes when a terminal is closed.
@@ -12,19 +13,25 @@ _TERMINATION = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if 
 
 
 @contextlib.contextmanager
-def between_steps(*, termination: bool = False) -> Iterator[list[int]]:
+def between_steps(*, termination: bool = False, echo: float = 0.0) -> Iterator[list[int]]:
     """Yield a list that signals fill, so that no step is cut in two; the second signal does not wait.
 
     Args:
         termination: hear SIGTERM and SIGHUP as well, unless the program has a handler for them; after the block such a
             signal is raised again, and ends the process as usual.
+        echo: seconds after the first signal in which another one counts as the same: of several processes, a batch
+            system signals each and the launcher as well, which passes it on.
     """
     asked: list[int] = []
+    first = 0.0
 
     def note(number: int, frame: object) -> None:
-        if asked:
+        nonlocal first
+        if not asked:
+            first = time.monotonic()
+            asked.append(number)
+        elif time.monotonic() - first >= echo:
             raise KeyboardInterrupt
-        asked.append(number)
 
     heard = {}  # number of a signal -> who heard it before
     if threading.current_thread() is threading.main_thread():  # no other thread may

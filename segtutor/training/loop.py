@@ -2,8 +2,8 @@
 
 Read :func:`fit` from top to bottom: batches, forward, loss, backward, step. What keeps the loop honest stands beside
 it: every random number comes from `seed` and the caller's random state is put back (``sampling``), half precision is
-used only where the hardware computes in it natively (``precision``), and no signal cuts a step in two
-(``interrupts``).
+used only where the hardware computes in it natively (``precision``), no signal cuts a step in two (``interrupts``), and
+several processes share the work as one would do it (``distributed``).
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from torch import Tensor, nn
 from segtutor.logs import shown_unless_handled
 from segtutor.losses import CrossEntropyLoss
 from segtutor.training.averaging import MeanWeights
-from segtutor.training.checkpointing import restore, set_random_state, snapshot
+from segtutor.training.checkpointing import random_state, restore, set_random_state, snapshot
+from segtutor.training.distributed import joined, synchronised_norms
 from segtutor.training.evaluate import evaluate
 from segtutor.training.interrupts import between_steps
 from segtutor.training.precision import NAMES, in_float32, prepare
 from segtutor.training.reporting import ClassWatch, History, Observer, Reporter
-from segtutor.training.sampling import Samples, check_dataset, loader, seeded
+from segtutor.training.sampling import Samples, batch_sizes, check_dataset, loader, seed_of, seeded
 from segtutor.training.schedule import Schedule, schedule_of
+
+ECHO = 5.0  # seconds in which torchrun has passed a signal on
 
 
 def fit(
@@ -57,6 +60,7 @@ def fit(
     log_dir: str | Path | None = None,
     observers: Sequence[Observer] = (),
     num_workers: int = 0,
+    sync_batchnorm: bool = False,
     save: Callable[[dict[str, Any]], None] | None = None,
     save_every: int | None = None,
     resume: Mapping[str, Any] | None = None,
@@ -66,6 +70,11 @@ def fit(
     Two calls with the same model weights and the same `seed` give the same losses, bit for bit on a CPU, and the
     caller's own random numbers go on as if nothing had happened. A run that is continued from a saved state has the
     losses of one that was never interrupted.
+
+    Several processes that torchrun or ``accelerate launch`` started, each of which makes this call, train one model:
+    each has its share of every batch and of the validation, the first one alone logs and saves, all return the same
+    model. Numbers differ from those of one process only where normalisations see a share of the batch, where masks
+    have void pixels, since each process takes the mean over its own, and by rounding.
 
     A model in evaluation mode, as `fit` and `from_pretrained` leave it, is put into training mode. In a model that is
     in training mode, the modules that are in evaluation mode stay in it: normalisation layers that you froze by
@@ -78,8 +87,8 @@ def fit(
         loss: `loss(logits, masks)`, a scalar. None: `CrossEntropyLoss()`.
         auxiliary: call `model(images, auxiliary=True)`; the pair (logits, auxiliary logits) that it returns goes to the
             loss, such as `AuxiliaryLoss()`. Validation calls `model(images)` all the same.
-        batch_size: images per step. The last batch of a pass may be smaller; a last batch of one image is dropped,
-            because batch normalisation learns nothing from it.
+        batch_size: images per step, those of all processes together. The last batch of a pass may be smaller; a last
+            batch of one image (for each process) is dropped, because batch normalisation learns nothing from it.
         lr: learning rate before the schedule; with `optimizer` given, its own is used.
         weight_decay: decoupled weight decay of the default optimiser, AdamW.
         optimizer: one that holds the model's parameters already. None: `AdamW(lr, weight_decay)`.
@@ -105,6 +114,7 @@ def fit(
         log_dir: write loss, learning rate and scores there for TensorBoard.
         observers: are told of each step and validation, such as what draws a bar of progress.
         num_workers: processes that load data; 0 loads in this one.
+        sync_batchnorm: of several processes on GPUs: take the statistics of batch normalisations over the whole batch.
         save: called as `save(state)` before and after each validation, after the last step and after an interrupt, with
             what it takes to continue; see :func:`save_checkpoint`. The tensors are the live ones: write them before
             returning. With it, SIGTERM and SIGHUP are heard like Ctrl-C, and take their course once the state is saved.
@@ -119,30 +129,38 @@ def fit(
         FloatingPointError: the loss became infinite or not a number; names the step. It is found where losses are read,
             and no state is saved after it.
         ValueError: a setting, data or a batch that cannot be trained on, or a state of another run.
+        PeerError: another of several processes has ended, and says why.
     """
+    processes = joined()
     check_dataset(dataset, "dataset")
     if validation is not None:
         check_dataset(validation, "validation")
-    device, dtype = prepare(model, device, precision)
+    device, dtype = prepare(model, device, precision, processes.place)
     factor = schedule_of(schedule)
     loss = CrossEntropyLoss() if loss is None else loss
     if isinstance(loss, nn.Module):
         loss.to(device)
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    history, reporter = History(precision=NAMES[dtype]), Reporter(steps, log_every, log_dir, observers)
+    history = History(precision=NAMES[dtype])
+    told = (log_every, log_dir, observers) if processes.first else (None, None, ())
+    reporter = Reporter(steps, *told, processes.mean)
     if accumulate < 1:
         raise ValueError(f"accumulate is {accumulate}; it counts the batches of a step, so choose at least 1")
+    if sync_batchnorm and processes.world_size > 1:
+        model = synchronised_norms(model, device)
     mean = None if ema is None else MeanWeights(model, ema)
+    sizes = batch_sizes(len(dataset), batch_size, processes.world_size)
     # What decides the order of the images
     run = {"seed": seed, "batch_size": batch_size, "images": len(dataset), "accumulate": accumulate}
+    run["batches_of_a_pass"] = len(sizes)
     if resume is not None:
         history = _continued(resume, run, model, optimizer, scaler, mean)
     watch = ClassWatch(getattr(loss, "ignore_index", 255))
     base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     # A device that is asked for a loss is waited for; who wants each loss at once waits at each step.
     read_every = 1 if on_step is not None else log_every or 1
-    start, seconds, whole = len(history.steps), history.seconds, True
+    start, seconds, whole, agreed = len(history.steps), history.seconds, True, processes.world_size == 1
 
     def hand_out() -> None:
         if save is not None:
@@ -150,8 +168,9 @@ def fit(
             _check_weights(model, len(history.steps))
             history.seconds = seconds + reporter.seconds
             state = {**snapshot(model, optimizer, scaler, mean), "run": run, "history": asdict(history)}
+            state["random"] = processes.gather(random_state())
             with contextlib.nullcontext() if mean is None else mean.inside(model):
-                save(state)
+                processes.once(lambda: save(state))
 
     def due(every: int | None, step: int) -> bool:
         return step == steps or bool(every and step % every == 0)
@@ -161,19 +180,31 @@ def fit(
             reporter.settle(history)
             rules: dict[str, Any] = {"batch_size": batch_size, "precision": precision, **(evaluation or {})}
             answers = mean.model if mean else model
-            reporter.validated(history, step, evaluate(answers, validation, **rules), answers)
+            processes.share_buffers(answers)
+            scores = evaluate(answers, validation, **rules, processes=processes)
+            if processes.first:
+                reporter.validated(history, step, scores, answers)
+            else:
+                history.validation.append((step, scores.summary()))
             hand_out()
 
-    lines = shown_unless_handled() if log_every else contextlib.nullcontext()
-    with between_steps(termination=save is not None) as asked, lines, reporter, seeded(seed, device):
+    lines = shown_unless_handled() if told[0] else contextlib.nullcontext()
+    signals = between_steps(termination=save is not None, echo=0 if agreed else ECHO)
+    numbers = seeded(seed_of(seed, processes.rank, start), device)
+    with signals as asked, lines, reporter, numbers, processes.faults():
         try:
             if not model.training:
                 model.train()
+            wrapped = processes.wrap(model, device)
             batches = iter(
-                loader(dataset, batch_size, seed, num_workers, start * accumulate, pin=device.type == "cuda")
-            )
+                loader(
+                    dataset, batch_size, seed, num_workers, start * accumulate,
+                    pin=device.type == "cuda", rank=processes.rank, world_size=processes.world_size,
+                )
+            )  # fmt: skip
             if resume is not None:
-                set_random_state(resume["random"])
+                if processes.rank < len(resume["random"]):
+                    set_random_state(resume["random"][processes.rank])
                 if validation is not None and start and due(validate_every, start) and not _validated(history):
                     validate(start)  # the run had ended in the middle of it
             for step in range(start + 1, steps + 1):
@@ -182,17 +213,20 @@ def fit(
                     group["lr"] = base * factor(step - 1, steps)
                 optimizer.zero_grad(set_to_none=True)
                 total = torch.zeros((), device=device)
-                for _ in range(accumulate):
+                for part in range(accumulate):
                     images, masks = (batch.to(device, non_blocking=True) for batch in next(batches))
+                    # The mean over the processes is that over the images where their shares are unequal, too
+                    share = len(images) * processes.world_size / sizes[((step - 1) * accumulate + part) % len(sizes)]
                     if batch_transform is not None:
                         images, masks = batch_transform(images, masks)
                     images = images.contiguous(memory_format=torch.channels_last)
-                    with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                        outputs = model(images, auxiliary=True) if auxiliary else model(images)
-                    watch.look(masks)
-                    value = loss(in_float32(outputs), masks) / accumulate
-                    total = total + value.detach()
-                    scaler.scale(value).backward()
+                    with processes.step_part(wrapped, last=part == accumulate - 1):
+                        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                            outputs = wrapped(images, auxiliary=True) if auxiliary else wrapped(images)
+                        watch.look(masks)
+                        value = loss(in_float32(outputs), masks) * share / accumulate
+                        total = total + value.detach()
+                        scaler.scale(value).backward()
                 reporter.note(step, total, optimizer.param_groups[0]["lr"])
                 if due(read_every, step):
                     reporter.read()  # before a weight is moved
@@ -207,25 +241,32 @@ def fit(
                 whole = True
                 if on_step is not None:
                     on_step(step, history.loss[-1])
-                if asked:
+                if processes.any(bool(asked)):
+                    agreed = True
                     raise KeyboardInterrupt
                 scored = validation is not None and due(validate_every, step)
                 if scored or due(save_every, step):
                     hand_out()  # before the validation, so that a broken image in it costs no work
                 if scored:
                     validate(step)
-                if asked:
-                    raise KeyboardInterrupt
+                    if processes.any(bool(asked)):
+                        agreed = True
+                        raise KeyboardInterrupt
         except KeyboardInterrupt:
+            if not agreed:  # the others are in the middle of a step
+                raise
             history.interrupted = True
             reporter.settle(history)
             if whole:  # half a step could not be continued
                 hand_out()
     if (len(history.steps) - start) * batch_size * accumulate >= len(dataset):  # every mask was seen
-        watch.conclude()
+        watch.seen.update(*processes.gather(watch.seen))
+        if processes.first:
+            watch.conclude()
     history.seconds = seconds + reporter.seconds
     if mean is not None and history.steps:
         mean.copy_into(model)
+    processes.share_buffers(model)
     model.eval()
     return history
 
@@ -240,11 +281,18 @@ def _continued(
 ) -> History:
     """Put everything back to where the saved run stood; returns its curves."""
     for name, value in run.items():
-        if resume["run"][name] != value:
+        if resume["run"][name] == value:
+            continue
+        if name == "batches_of_a_pass":
             raise ValueError(
-                f"the saved run had {name}={resume['run'][name]}, not {value}: a run continues with the settings and "
-                "data that it began with"
+                f"the saved run had {resume['run'][name]} batches in each pass over the images, and {value} fit the "
+                "processes of this one, whose shares of the last batch would be too small: continue it in as many "
+                "processes as before"
             )
+        raise ValueError(
+            f"the saved run had {name}={resume['run'][name]}, not {value}: a run continues with the settings and "
+            "data that it began with"
+        )
     restore(resume, model, optimizer, scaler, mean)
     return History(**{**resume["history"], "interrupted": False})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def autocast_dtype(device: str | torch.device, precision: str = "auto") -> torch
 
 
 def prepare(
-    model: nn.Module, device: str | torch.device | None, precision: str
+    model: nn.Module,
+    device: str | torch.device | None,
+    precision: str,
+    place: Callable[[torch.device], torch.device] = lambda device: device,
 ) -> tuple[torch.device, torch.dtype | None]:
     """Move the model to the device, in channels-last layout, which is the fastest for convolutions.
 
@@ -44,6 +48,7 @@ def prepare(
         model: changed in place.
         device: None: where the model is.
         precision: as for :func:`autocast_dtype`.
+        place: takes the device to the one of its kind that is this process's own.
 
     Returns:
         The device, and the type to autocast to (None: float32).
@@ -51,7 +56,7 @@ def prepare(
     if device is None:
         first = next(model.parameters(), None)
         device = first.device if first is not None else "cpu"
-    device = torch.device(device)
+    device = place(torch.device(device))
     dtype = autocast_dtype(device, precision)
     model.to(device)
     model.to(memory_format=torch.channels_last)

@@ -8,7 +8,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,7 @@ class Reporter:
         log_every: None: no lines.
         log_dir: None: no TensorBoard files.
         observers: are told of each step and validation.
+        mean: takes losses (N,) of this process to those over all processes.
 
     Raises:
         ValueError: less than one step.
@@ -144,11 +145,16 @@ class Reporter:
     """
 
     def __init__(
-        self, steps: int, log_every: int | None, log_dir: str | Path | None, observers: Sequence[Observer] = ()
+        self,
+        steps: int,
+        log_every: int | None,
+        log_dir: str | Path | None,
+        observers: Sequence[Observer] = (),
+        mean: Callable[[Tensor], Tensor] = lambda losses: losses,
     ):
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        self.total, self.log_every, self.observers = steps, log_every, tuple(observers)
+        self.total, self.log_every, self.mean, self.observers = steps, log_every, mean, tuple(observers)
         self.lines = bool(log_every) and not any(observer.shows_steps for observer in observers)
         self._open = contextlib.ExitStack()
         self.noted: list[_Noted] = []
@@ -190,7 +196,7 @@ class Reporter:
             FloatingPointError: one of them is infinite or not a number; names the first such step.
         """
         unread = [entry for entry in self.noted if entry.number is None]
-        numbers = torch.stack([entry.loss for entry in unread]).tolist() if unread else []
+        numbers = self.mean(torch.stack([entry.loss for entry in unread])).tolist() if unread else []
         for entry, number in zip(unread, numbers, strict=True):
             if not math.isfinite(number):
                 raise FloatingPointError(

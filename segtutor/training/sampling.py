@@ -41,31 +41,45 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def loader(
-    dataset: Samples, batch_size: int, seed: int, num_workers: int, start: int = 0, *, pin: bool = False
+    dataset: Samples,
+    batch_size: int,
+    seed: int,
+    num_workers: int,
+    start: int = 0,
+    *,
+    pin: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> DataLoader:
     """Batches for training, pass after pass over the set, each pass in a new order.
 
+    Of several processes each loads every `world_size`-th image of a batch, so that together they see what one would.
+
     Args:
         dataset: see :func:`check_dataset`.
-        batch_size: images per batch.
+        batch_size: images per batch, those of all processes together.
         seed: of the order, and of the numbers that the workers draw.
         num_workers: processes that load; 0 loads in this one.
         start: how many batches to skip, because an earlier part of the run has had them.
         pin: put batches into memory from which a GPU copies while the host goes on.
+        rank: which of the processes that train this one is.
+        world_size: how many there are.
 
     Raises:
         ValueError: no images, or an empty batch.
     """
-    if len(dataset) == 0 or batch_size < 1:
-        raise ValueError(f"cannot train on {len(dataset)} images in batches of {batch_size}: both must be at least 1")
+    batch_sizes(len(dataset), batch_size, world_size)
     # Two generators: the order of the images must not depend on how many numbers the loader draws to seed its workers.
     order, workers = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
-    batches = itertools.islice(index_batches(len(dataset), batch_size, order), start, None)
+    batches = itertools.islice(index_batches(len(dataset), batch_size, order, world_size), start, None)
     items: Any = dataset
-    places: Iterator[list[Any]] = batches
+    places: Iterator[list[Any]] = (batch[rank::world_size] for batch in batches)
     if num_workers:
         items, numbered = _Placed(dataset, seed), enumerate(batches, start)
-        places = ([(number * batch_size + i, index) for i, index in enumerate(batch)] for number, batch in numbered)
+        places = (
+            [(number * batch_size + i, index) for i, index in enumerate(batch)][rank::world_size]
+            for number, batch in numbered
+        )
     return DataLoader(
         items,
         batch_sampler=places,
@@ -77,12 +91,46 @@ def loader(
     )
 
 
-def index_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
+def index_batches(count: int, batch_size: int, generator: torch.Generator, world_size: int = 1) -> Iterator[list[int]]:
     """Indices of one shuffled batch after the other, pass after pass over the set, without end."""
+    sizes = batch_sizes(count, batch_size, world_size)
     while True:
-        for batch in torch.randperm(count, generator=generator).split(batch_size):
-            if len(batch) > 1 or count == 1 or batch_size == 1:
-                yield batch.tolist()
+        order = torch.randperm(count, generator=generator)
+        for batch, _ in zip(order.split(batch_size), sizes, strict=False):
+            yield batch.tolist()
+
+
+def batch_sizes(count: int, batch_size: int, world_size: int = 1) -> list[int]:
+    """How many images each batch of a pass over the set has, those of all processes together.
+
+    The last one may be smaller. It is left out where a process would get one image of it, from which batch
+    normalisation learns nothing, unless it is all that there is.
+
+    Raises:
+        ValueError: no images, an empty batch, or one that the processes cannot share.
+    """
+    if count == 0 or batch_size < 1:
+        raise ValueError(f"cannot train on {count} images in batches of {batch_size}: both must be at least 1")
+    if batch_size % world_size:
+        raise ValueError(
+            f"batch_size is {batch_size}, which {world_size} processes cannot share equally: choose a multiple of "
+            f"{world_size}"
+        )
+    full, rest = divmod(count, batch_size)
+    if not full and rest < world_size:
+        raise ValueError(f"{world_size} processes cannot share {count} images: start fewer, or add images")
+    return [batch_size] * full + ([rest] if rest >= 2 * world_size or not full else [])
+
+
+def seed_of(seed: int, rank: int, step: int = 0) -> int:
+    """The seed of a process: the run's own in the first one, and another in each of the others.
+
+    Args:
+        seed: of the run.
+        rank: of the process.
+        step: where it takes up a run that had fewer processes.
+    """
+    return int(np.random.SeedSequence((seed % 2**32, rank, step)).generate_state(1)[0]) if rank else seed
 
 
 def check_dataset(dataset: Any, role: str) -> None:
