@@ -7,17 +7,17 @@ What `segtutor.data.transforms.train_transform` does to one image on a CPU, `Ran
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .pairs import check_size
 from .spec import DatasetSpec
+from .warp import check_warp, sample, warped
 
 
 class RandomView:
-    """Random scale, crop, mirror and colour of each image of a batch, then normalisation.
+    """Random scale, crop, mirror, rotation, deformation and colour of each image of a batch, then normalisation.
 
-    Scale and crop are one bilinear sampling of the image and one nearest sampling of the mask at the same places, so
+    All geometry is one bilinear sampling of the image and one nearest sampling of the mask at the same places, so
     labels stay labels. Pixels beyond the image are the set's mean in the image and ``spec.ignore_index`` in the mask.
     Unlike `train_transform` it enlarges and shrinks without anti-aliasing, and draws contrast before the crop.
 
@@ -30,6 +30,9 @@ class RandomView:
         flip: Mirror left to right with probability 1/2.
         flip_vertically: Mirror upside down with probability 1/2 as well, for images that have no up.
         color: Strength of random brightness, contrast and saturation, 0 to 1; 0 leaves colours alone.
+        rotation: Largest angle in degrees, to either side, about the centre of the image.
+        elastic: Standard deviation of the displacements of U-Net's deformation, in pixels of the image; see
+            :func:`segtutor.data.warp.warped`.
 
     Raises:
         ValueError: If an argument is out of its range, or ``color`` is used on images with other than 1 or 3 channels.
@@ -44,7 +47,10 @@ class RandomView:
         flip: bool = True,
         flip_vertically: bool = False,
         color: float = 0.0,
+        rotation: float = 0.0,
+        elastic: float = 0.0,
     ) -> None:
+        check_warp(rotation, elastic)
         if scale is not None and not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale={scale} is not valid: give the smallest and the largest factor, e.g. (0.75, 1.5)")
         if not 0 <= color <= 1:
@@ -53,11 +59,13 @@ class RandomView:
             raise ValueError(f"color={color} needs images with 1 or 3 channels, not {spec.in_channels}: use color=0")
         self.spec, self.crop, self.scale, self.color = spec, check_size(crop), scale, color
         self.flip, self.flip_vertically = flip, flip_vertically
+        self.rotation, self.elastic = float(rotation), float(elastic)
 
     def __repr__(self) -> str:
         return (
             f"RandomView(crop={self.crop}, scale={self.scale}, flip={self.flip}, "
-            f"flip_vertically={self.flip_vertically}, color={self.color})"
+            f"flip_vertically={self.flip_vertically}, color={self.color}, rotation={self.rotation}, "
+            f"elastic={self.elastic})"
         )
 
     def __call__(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,16 +82,13 @@ class RandomView:
         if self.color:
             images = jitter(images, self.color)
         mean, std = (images.new_tensor(values)[:, None, None] for values in (self.spec.mean, self.spec.std))
-        grid = self.grid(len(images), *images.shape[2:]).to(images.device)  # (B, h, w, 2)
-        view = F.grid_sample((images - mean) / std, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        # Labels are sampled one higher, so that the zeros beyond the image can be told from class 0
-        labels = (masks[:, None] + 1).to(images.dtype)
-        labels = F.grid_sample(labels, grid, mode="nearest", padding_mode="zeros", align_corners=False)[:, 0]
-        labels = labels.round().to(masks.dtype) - 1
-        return view, labels.masked_fill(labels < 0, self.spec.ignore_index)
+        height, width = images.shape[2:]
+        places = self.grid(len(images), height, width).to(images.device)  # (B, h, w, 2)
+        places = warped(places, (height, width), rotation=self.rotation, elastic=self.elastic)
+        return sample((images - mean) / std, masks, places, self.spec.ignore_index)
 
     def grid(self, batch: int, height: int, width: int) -> Tensor:
-        """Where each pixel of each view lies in its image: (batch, h, w, 2) of (x, y), -1 to 1 from edge to edge."""
+        """Where each pixel of each view lies in its image, not yet turned or deformed: (batch, h, w, 2) of (x, y)."""
         factor = torch.empty(batch).uniform_(*self.scale) if self.scale else torch.ones(batch)
         axes = []
         for side, crop, flips in ((height, self.crop[0], self.flip_vertically), (width, self.crop[1], self.flip)):

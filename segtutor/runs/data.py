@@ -17,6 +17,8 @@ from segtutor.factory.config import ConfigError, parse_typed, path_keys, section
 
 Factor = Annotated[float, Interval(ge=0.1, le=10)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
+Degrees = Annotated[float, Interval(ge=0, le=180)]
+Pixels = Annotated[float, Interval(ge=0, le=1000)]
 OWN_TO_SPLITS = ("split",)  # arguments of every dataset that are not keys
 
 
@@ -39,12 +41,19 @@ class Augmentation:
         flip: mirror left to right, every other image.
         scale: smallest and largest factor of the image's size, before the crop; None: not scaled.
         color: strength of random brightness, contrast and saturation, from 0 to 1.
+        flip_vertically: mirror upside down, every other image, where images have no up, as under a microscope.
+        rotation: largest angle in degrees, to either side.
+        elastic: deform the image as U-Net's authors do, by displacements of this standard deviation in pixels; theirs
+            is 10, on images of 512 pixels.
     """
 
     crop: Size | None = None
     flip: bool = True
     scale: tuple[Factor, Factor] | None = None
     color: Fraction = 0.0
+    flip_vertically: bool = False
+    rotation: Degrees = 0.0
+    elastic: Pixels = 0.0
 
     def __post_init__(self) -> None:
         if self.scale is not None and self.crop is None:
