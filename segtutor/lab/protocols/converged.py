@@ -101,17 +101,29 @@ def read(protocol: str, split: str) -> InMemory:
     Raises:
         BenchmarkError: The data are not on this machine.
     """
-    from segtutor.data import CamVid, DrosophilaVNC, available
+    from segtutor.data import DrosophilaVNC, available
 
-    name = "CamVid" if protocol == "street" else "DrosophilaVNC"
-    if not available(name):
-        raise BenchmarkError(f"{protocol} needs {name}: set SEGTUTOR_DATA to the folder that holds it")
     if protocol == "street":
-        files = CamVid(split, size=(180, 240))
-        new = [i for i, (image, _) in enumerate(files.pairs) if image.name.startswith("Seq05VD")]
-        seen = [i for i in range(len(files)) if i not in set(new)]
-        return InMemory(files, {"new_recording": new, "seen_recording": seen} if split == "test" else {})
+        return street(split, (180, 240))
+    if not available("DrosophilaVNC"):
+        raise BenchmarkError(f"{protocol} needs DrosophilaVNC: set SEGTUTOR_DATA to the folder that holds it")
     return InMemory(DrosophilaVNC(split, tile=256), {})
+
+
+def street(split: str, size: tuple[int, int]) -> InMemory:
+    """A split of CamVid at a size, the test set also by recordings that training has seen or not.
+
+    Raises:
+        BenchmarkError: CamVid is not on this machine.
+    """
+    from segtutor.data import CamVid, available
+
+    if not available("CamVid"):
+        raise BenchmarkError("street needs CamVid: set SEGTUTOR_DATA to the folder that holds it")
+    files = CamVid(split, size=size)
+    new = [i for i, (image, _) in enumerate(files.pairs) if image.name.startswith("Seq05VD")]
+    seen = [i for i in range(len(files)) if i not in set(new)]
+    return InMemory(files, {"new_recording": new, "seen_recording": seen} if split == "test" else {})
 
 
 STREET = Protocol("street", 3000, (144, 192), "CamVid at 180x240 (367 training, 101 validation, 233 test images)")
