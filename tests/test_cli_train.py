@@ -241,6 +241,10 @@ def test_the_loss_leaves_out_what_the_data_leave_out(tmp_path, folder, monkeypat
     with pytest.raises(RuntimeError, match="seen enough"):
         runs.train({**CONFIG, "data": data}, out=tmp_path / "run")
     assert given["loss"].ignore_index == 2
+    monkeypatch.undo()
+    monkeypatch.setitem(registry.BACKBONES, "pools", tiny_runs.ENTRY)
+    history = runs.train({**CONFIG, "data": data}, ["training.steps=1"], out=tmp_path / "run")
+    assert 0 <= history.validation[0][1]["miou"] <= 1
 
 
 def test_a_folder_of_ones_own(tmp_path, folder, monkeypatch):

@@ -339,24 +339,29 @@ ONE_CLASS = {
 }
 
 
+def found(*data, **options):
+    """What is wrong before training, in sentences."""
+    return [str(problem) for problem in before_training(*data, **options).problems]
+
+
 @pytest.mark.parametrize("name", ONE_CLASS)
 def test_one_class_alone_is_told(tmp_path, name):
     masks, options, kind, words = ONE_CLASS[name]
     dataset = two_folders(tmp_path, *masks, **options)
     problem = only_problem(check_dataset(dataset))
     assert problem.kind == kind and words in problem.message
-    assert [words in sentence for sentence in before_training(dataset)] == [True]
+    assert [words in sentence for sentence in found(dataset)] == [True]
     other = two_folders(tmp_path / "good", labels(0, 1))
-    training, validation = before_training(dataset, dataset)[0], before_training(other, dataset)
+    training, validation = found(dataset, dataset)[0], found(other, dataset)
     assert training.startswith("training: ") and [text.partition(":")[0] for text in validation] == ["validation"]
 
 
 def test_a_rare_class_is_looked_for_beyond_the_sample(tmp_path):
     for value, words in ((0, "one class"), (255, "nothing to learn")):
         dataset = two_folders(tmp_path, *[labels(value)] * 30)
-        assert words in before_training(dataset, limit=4)[0]
+        assert words in found(dataset, limit=4)[0]
         save(tmp_path / "masks" / "13.png", labels(0, 0, 0, 1))
-        assert before_training(dataset, limit=4) == []
+        assert found(dataset, limit=4) == []
     assert check_dataset(dataset, limit=4).ok
 
 
@@ -365,7 +370,7 @@ def test_a_sample_is_read_and_the_others_are_glanced_at(tmp_path):
     dataset = two_folders(tmp_path, *[labels(0, 1)] * 30)
     save(tmp_path / "masks" / "17.png", labels(0, 1, height=4))
     (tmp_path / "images" / "19.png").write_bytes(b"no image")
-    first, second = sorted(before_training(dataset, limit=2))
+    first, second = sorted(found(dataset, limit=2))
     assert "19.png: cannot be read as an image" in first and "17.png: is 4 x 16 pixels" in second
 
 
@@ -382,7 +387,7 @@ def test_random_numbers_stay_as_they_were(tmp_path):
 
     noisy = Noisy(item(0, 1), item(0, 1))
     states = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-    assert before_training(dataset, noisy) == []
+    assert found(dataset, noisy) == []
     assert torch.equal(states[0], torch.random.get_rng_state()) and (states[1] == np.random.get_state()[1]).all()
 
 
@@ -400,13 +405,13 @@ def test_of_sets_without_files_a_few_items_are_made():
             return super().__getitem__(index)
 
     several, one = Counting(*[item(0, 1)] * 30), Counting(*[item(0)] * 29, item(0, 1))
-    assert before_training(several, one) == [] and several.asked == 4 and one.asked == 30
+    assert found(several, one) == [] and several.asked == 4 and one.asked == 30
 
 
-def test_images_in_both_parts_are_told_before_training(tmp_path):
+def test_images_in_both_parts_are_told_found(tmp_path):
     train, other = two_folders(tmp_path / "a", labels(0, 1)), two_folders(tmp_path / "b", labels(0, 1))
     (tmp_path / "b" / "images" / "00.png").write_bytes((tmp_path / "a" / "images" / "00.png").read_bytes())
-    assert "is the same image as" in before_training(train, other)[0]
+    assert "is the same image as" in found(train, other)[0]
 
 
 # -------------------------------------------------------------------------------------------------------- palettes

@@ -92,7 +92,9 @@ def as_pattern(shown: str, exact: bool) -> str:
     pattern = re.escape(" ".join(shown.split())).replace(r"\.\.\.\ ", "(?:.* )?").replace(r"\ \.\.\.", "(?: .*)?")
     if not exact:
         pattern = re.sub(
-            r"\d+(?:\\\.\d+)?(?:e\\-\d+)?(?=\\ ms/step)|\d+:\d\d(?=\\ left)", lambda found: r"[\d:]+", pattern
+            r"\d+(?:\\\.\d+)?(?:e\\-\d+)?(?=\\ ms/step)|\d+(?=\\ MiB)|\d+:\d\d(?=\\ left)",
+            lambda found: r"[\d:]+",
+            pattern,
         )
         pattern = re.sub(r"\d+\\\.\d{3,}", lambda found: r"\\d+\\.\\d+".replace("\\\\", "\\"), pattern)
     return pattern

@@ -132,6 +132,7 @@ def check_parts(parts: Mapping[str, Dataset], *, limit: int | None = None) -> Da
         report = check_dataset(dataset, limit=few)
         report.problems = [Problem(p.kind, p.file or part, p.message, p.found, p.allowed) for p in report.problems]
         total.add(report)
+        total.parts[part] = report
     own = {part: dataset for part, dataset in parts.items() if isinstance(dataset, SegmentationFolder)}
     total.problems += _duplicates({part: [image for image, _ in dataset.pairs] for part, dataset in own.items()})
     known = next((dataset.parts for dataset in own.values() if dataset.parts is not None), None)
@@ -140,7 +141,7 @@ def check_parts(parts: Mapping[str, Dataset], *, limit: int | None = None) -> Da
     return total
 
 
-def before_training(train: Dataset, validation: Dataset | None = None, *, limit: int | None = SAMPLE) -> list[str]:
+def before_training(train: Dataset, validation: Dataset | None = None, *, limit: int | None = SAMPLE) -> DatasetReport:
     """What is wrong with the data of a training run, looked for before its first step.
 
     Of large sets a sample is read, of the other files the start is looked at, and where the sample holds one class
@@ -152,11 +153,11 @@ def before_training(train: Dataset, validation: Dataset | None = None, *, limit:
         limit: Pairs of each set that are read, fewer of sets that are not the user's own; None: all of them.
 
     Returns:
-        One sentence for each finding; none where nothing is wrong.
+        One report on all of them, with the parts "training" and "validation".
     """
     parts = {"training": train} if validation is None else {"training": train, "validation": validation}
     with _same_random_numbers():
-        return [str(problem) for problem in check_parts(parts, limit=limit).problems]
+        return check_parts(parts, limit=limit)
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ class DatasetReport:
         sizes: How often each (height, width) occurs.
         problems: Everything found to be wrong.
         notes: What is good to know and not wrong: one sentence each.
+        parts: Of several parts of one dataset, the report on each by its name.
     """
 
     name: str
@@ -62,6 +63,7 @@ class DatasetReport:
     sizes: Counter = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    parts: dict[str, DatasetReport] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

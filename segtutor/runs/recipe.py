@@ -202,6 +202,14 @@ class Recipe:
         numbers = tuple(round(weight, 6) for weight in weights.tolist())
         return replace(self, training=replace(self.training, class_weights=numbers))
 
+    def scoring(self, spec: DatasetSpec) -> dict[str, Any]:
+        """How `segtutor.training.evaluate` is to score images of a data set, as its arguments."""
+        return {
+            "boundary_width": self.evaluation.boundary_width,
+            "batch_size": self.evaluation.batch_size or self.training.batch_size,
+            "ignore_index": spec.ignore_index,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in a run's ``config.yaml``; `read_recipe` accepts them."""
         return plain(self)

@@ -6,15 +6,17 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from segtutor import training
+from segtutor.data.report import DatasetReport
 from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create_model
-from segtutor.runs.data import is_read_from_files, open_data
-from segtutor.runs.errors import RunError
+from segtutor.runs.before import look_at_data, try_out
+from segtutor.runs.data import is_read_from_files
 from segtutor.runs.faults import explained
 from segtutor.runs.folder import (
     BEST,
@@ -48,7 +50,8 @@ def train(
         config: a YAML file, the name of a shipped configuration, or a model such as "resnet18-fcn".
         overrides: "path.of.key=value" each.
         out: the run's folder; None: ``runs/`` and the configuration's name.
-        check_data: look at a sample of the images and masks first, and do not start where something is wrong.
+        check_data: look at a sample of the images and masks first, make a step and undo it, and do not start where
+            something is wrong.
 
     Returns:
         The curves.
@@ -61,16 +64,17 @@ def train(
     run = Path("runs", name_of(config)) if out is None else Path(out)
     processes = joined()
 
-    def checked() -> Recipe:
+    def checked() -> tuple[Recipe, DatasetReport | None]:
         check_unused(run)
         check_not_in_use(run)
         recipe = read_recipe(config, overrides)
-        if check_data:
-            _look_at(recipe)
-        return recipe.measured()
+        report = look_at_data(recipe) if check_data else None
+        return recipe.measured(), report
 
-    recipe = processes.once(checked)
+    recipe, report = processes.once(checked)
     parts = build(recipe, pretrained=processes.first)
+    if report is not None:
+        processes.once(partial(try_out, recipe, *parts, report))
     with contextlib.ExitStack() as stack:
 
         def claim() -> None:  # not before all is built, or a run that could not start would be in the way of the next
@@ -167,10 +171,7 @@ def fit_run(
             log_every=max(1, rules.steps // 20) if recipe.logging.every is None else recipe.logging.every,
             validation=validation,
             validate_every=rules.validate_every,
-            evaluation={
-                "boundary_width": recipe.evaluation.boundary_width,
-                "batch_size": recipe.evaluation.batch_size or rules.batch_size,
-            },
+            evaluation=recipe.scoring(validation.spec),
             log_dir=run / TENSORBOARD if recipe.logging.tensorboard else None,
             num_workers=rules.num_workers,
             save=save,
@@ -195,16 +196,6 @@ def images_of(data: Any) -> str:
         return ""
     names = [f"{path.parent.name}/{path.name}" for pair in pairs for path in pair]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
-def _look_at(recipe: Recipe) -> None:
-    """Refuse data of which something is wrong."""
-    from segtutor.data.check import before_training
-
-    found = before_training(*(open_data(recipe.data, split) for split in ("train", "val")))
-    if found:
-        more = f", and {len(found) - 1} more (`segtutor check-data` shows all)" if found[1:] else ""
-        raise RunError(f"data: {found[0]}{more}. Correct this, or train all the same with --no-check.")
 
 
 def _model(recipe: Recipe, data: Any, *, pretrained: bool) -> SegmentationModel:

@@ -4,6 +4,7 @@ from segtutor.training.checkpointing import load_checkpoint, save_checkpoint
 from segtutor.training.evaluate import evaluate
 from segtutor.training.loop import fit
 from segtutor.training.precision import autocast_dtype
+from segtutor.training.rehearsal import Rehearsal, rehearse
 from segtutor.training.reporting import History, Observer
 from segtutor.training.sampling import Samples
 from segtutor.training.schedule import cosine, poly, warmed_up
@@ -11,6 +12,7 @@ from segtutor.training.schedule import cosine, poly, warmed_up
 __all__ = [
     "History",
     "Observer",
+    "Rehearsal",
     "Samples",
     "autocast_dtype",
     "cosine",
@@ -18,6 +20,7 @@ __all__ = [
     "fit",
     "load_checkpoint",
     "poly",
+    "rehearse",
     "save_checkpoint",
     "warmed_up",
 ]
