@@ -221,8 +221,11 @@ def check_auxiliary(wanted: bool, head: nn.Module | None) -> None:
         )
 
 
-def check_images(images: Tensor, in_channels: int, smallest: int = 32) -> None:
-    """Raise ValueError, saying what to do, unless images are (B, in_channels, H, W) with H, W >= smallest."""
+def check_images(images: Tensor, in_channels: int, weights: Tensor | None = None, smallest: int = 32) -> None:
+    """Raise ValueError, saying what to do, unless images are (B, in_channels, H, W) with H, W >= smallest.
+
+    They must have the type of `weights`, the model's first, where autocast does not see to that.
+    """
     if images.dim() != 4:
         raise ValueError(
             f"images have shape {tuple(images.shape)}, but the model takes (B, {in_channels}, H, W): "
@@ -233,6 +236,14 @@ def check_images(images: Tensor, in_channels: int, smallest: int = 32) -> None:
             f"images are {images.dtype}, but the model takes floating-point numbers: scale them to [0, 1], with "
             "images.float() / 255 where they have 8 bits, and normalise them as in training."
         )
+    if weights is not None and images.dtype != weights.dtype and weights.is_floating_point():
+        # Autocast turns 32 bits into 16, and leaves 64 alone.
+        if torch.float64 in (images.dtype, weights.dtype) or not torch.is_autocast_enabled(images.device.type):
+            name = str(weights.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"images are {images.dtype}, but the model's weights are {weights.dtype}: convert the images with "
+                f"images.to(torch.{name})."
+            )
     _, channels, height, width = images.shape
     if channels != in_channels and width == in_channels:
         raise ValueError(

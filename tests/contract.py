@@ -229,9 +229,25 @@ class ModelContract:
         with pytest.raises(ValueError, match=says):
             seeded(build, 3)(images(*shape))
 
-    def test_refuses_whole_numbers_with_a_sentence(self, build):
-        with pytest.raises(ValueError, match="torch.uint8.*float.*255"):
-            seeded(build, 3)(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    @pytest.mark.parametrize(
+        ("dtype", "says"),
+        [
+            (torch.uint8, "torch.uint8.*float.*255"),
+            (torch.float64, r"torch.float64.*torch.float32.*images.to\(torch.float32\)"),
+            (torch.bfloat16, "torch.bfloat16.*torch.float32"),
+        ],
+        ids=str,
+    )
+    def test_refuses_numbers_of_another_type_with_a_sentence(self, build, dtype, says):
+        model, wrong = seeded(build, 3).eval(), torch.zeros(1, 3, 64, 64, dtype=dtype)
+        with pytest.raises(ValueError, match=says):
+            model(wrong)
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            if dtype is torch.bfloat16:
+                assert model(wrong).shape[2:] == (64, 64), "autocast sees to it"
+            else:
+                with pytest.raises(ValueError, match=says):
+                    model(wrong)
 
     @pytest.mark.parametrize("num_classes", [0, -1])
     def test_refuses_to_score_nothing(self, build, num_classes):

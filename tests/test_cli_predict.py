@@ -99,10 +99,9 @@ def test_no_two_results_have_one_name_and_folders_are_kept(grey, photos, tmp_pat
     stems = ["a.jpg", "a", "a_overlay.png", "sub/B", "sub/a", "sub/b.bmp"]
     planned = plan([photos], tmp_path / "elsewhere")
     names = {result.labels.relative_to(tmp_path / "elsewhere").as_posix() for result in planned}
-    assert len(names) == 6 and len({name.casefold() for name in written(out)}) == 12
-    assert written(out) == sorted(
-        result.relative_to(tmp_path / "elsewhere").as_posix() for pair in planned for result in pair[1:3]
-    )
+    assert len(names) == 6 and len({name.casefold() for name in written(out)}) == 13
+    results = [result.relative_to(tmp_path / "elsewhere").as_posix() for pair in planned for result in pair[1:3]]
+    assert written(out) == sorted([*results, "legend.png"])
     assert {"sub/B.png", "sub/a.png", "a.png"} <= names and len(stems) == 6
     for pair in planned:
         with Image.open(out / pair.labels.relative_to(tmp_path / "elsewhere")) as labels:
@@ -117,13 +116,30 @@ def test_nothing_is_replaced_unless_asked(grey, photos, tmp_path, capsys):
     assert "and 5 more would be replaced: give another folder with --out, or add --overwrite" in capsys.readouterr().err
     assert {name: (out / name).stat().st_mtime_ns for name in written(out)} == before
     assert cli.main([*command, str(out), "--overwrite"]) == 0
+    legend = before.pop("legend.png")
     assert all((out / name).stat().st_mtime_ns > time for name, time in before.items())
+    assert (out / "legend.png").stat().st_mtime_ns == legend, "it is the same model's"
+
+
+def test_each_model_has_its_legend(grey, world, photos, tmp_path):
+    """Images may be called legend, and results of two models lie in one folder."""
+    out = tmp_path / "out"
+    (photos / "sub" / "a.png").rename(photos / "sub" / "legend.png")
+    runs.predict(grey, [photos / "sub" / "legend.png"], out)
+    assert written(out) == ["legend.png", "legend.png.png", "legend.png_overlay.png"]
+    with Image.open(out / "legend.png.png") as labels:
+        assert labels.mode == "P" and labels.size == (40, 33)
+    first = (out / "legend.png").read_bytes()
+    for name in ("0", "1"):
+        runs.predict(world / "model", [world / "data" / "images" / f"{name}.png"], out)
+    assert {"legend-2.png", "0.png", "1.png"} <= set(written(out)) and "legend-3.png" not in written(out)
+    assert (out / "legend.png").read_bytes() == first != (out / "legend-2.png").read_bytes()
 
 
 def test_probabilities_are_written_where_they_are_asked_for(grey, photos, tmp_path, capsys):
     out, command = tmp_path / "out", ["predict", str(grey), str(photos / "a.png"), "--probabilities", "--out"]
     assert cli.main([*command, str(out)]) == 0
-    assert written(out) == ["a.png", "a_overlay.png", "a_probabilities.npz"]
+    assert written(out) == ["a.png", "a_overlay.png", "a_probabilities.npz", "legend.png"]
     with np.load(out / "a_probabilities.npz") as read, Image.open(out / "a.png") as labels:
         sure = read["probabilities"]
         assert sure.shape == (2, 33, 40) and sure.dtype == np.float16 and read["classes"].tolist() == ["a", "b"]
@@ -181,7 +197,7 @@ def test_a_bad_image_costs_one_sentence(grey, photos, tmp_path, capsys, monkeypa
     for line, says in zip(lines, ["damaged, or no", "cut it into tiles", "32", "is not there"], strict=False):
         assert "was left out" in line and says in line
     assert "Wrote 2 label files" in captured.out and written(out) == sorted(
-        ["B.png", "B_overlay.png", "b.bmp.png", "b.bmp_overlay.png"]
+        ["B.png", "B_overlay.png", "b.bmp.png", "b.bmp_overlay.png", "legend.png"]
     )
 
 

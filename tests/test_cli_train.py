@@ -83,7 +83,7 @@ def test_a_run_from_config_to_prediction(tmp_path, config, capsys):
     printed = capsys.readouterr()
     assert "broken.png was left out" in printed.err and "1 of 2 images were left out" in printed.err
     assert "Wrote 1 label file and overlay" in printed.out
-    assert sorted(path.name for path in out.iterdir()) == ["photo.png", "photo_overlay.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["legend.png", "photo.png", "photo_overlay.png"]
     labels = Image.open(out / "photo.png")
     assert labels.mode == "P" and labels.size == (90, 61) and np.asarray(labels).max() < 11
     assert tuple(labels.getpalette()[:3]) == model.info.palette[0]

@@ -97,6 +97,10 @@ def test_padding_goes_right_and_below_and_only_where_it_is_missing():
 def test_checks_say_what_to_do():
     check_images(torch.zeros(1, 3, 32, 32), 3)
     check_images(torch.zeros(1, 3, 8, 8), 3, smallest=8)
+    check_images(torch.zeros(1, 3, 32, 32), 3, torch.zeros(1))
+    check_images(torch.zeros(1, 3, 32, 32), 3, torch.zeros(1, dtype=torch.int8))  # quantised weights
+    with pytest.raises(ValueError, match="images.to.torch.float64"):
+        check_images(torch.zeros(1, 3, 32, 32), 3, torch.zeros(1).double())
     check_num_classes(1)
     with pytest.raises(ValueError, match="resize or pad"):
         check_images(torch.zeros(1, 3, 32, 31), 3)

@@ -6,6 +6,7 @@ from contract import images, perturb_norms, seeded
 from torch import nn
 
 from segtutor.factory import create_model
+from segtutor.probe import count_flops
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,32 @@ def test_adapters_of_low_rank_change_the_output_and_learn(part):
 def hooked(layer):
     """Convolutions in groups are left to others: not every version of the adapters knows them."""
     return getattr(layer, "groups", 1) == 1
+
+
+@pytest.mark.parametrize("name", ["resnet18-aspp", "mit-b0-segformer"])
+def test_another_counter_of_operations_agrees(name):
+    """It counts multiplications with their additions, of layers that are called."""
+    from fvcore.nn import FlopCountAnalysis
+
+    model = seeded(create_model, name, num_classes=3).eval()
+    count = FlopCountAnalysis(model, images(1, 3, 65, 97))
+    count.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    kinds = count.by_operator()
+    assert 2 * (kinds["conv"] + kinds["linear"]) + attention_flops(name) == count_flops(model, (65, 97))
+    for layer in count.uncalled_modules():
+        assert not list(model.get_submodule(layer).parameters()), f"{layer} has weights and is passed by"
+
+
+def attention_flops(name):
+    """Of the two products of attention, which the other counter takes for no layer, where the backbone has any."""
+    if name != "mit-b0-segformer":
+        return 0
+    total = 0
+    for width, depth, reduction, stride in ((32, 2, 8, 4), (64, 2, 4, 8), (160, 2, 2, 16), (256, 2, 1, 32)):
+        height, columns = (-(-side // stride) for side in (65, 97))
+        keys = (height // reduction) * (columns // reduction)
+        total += depth * 2 * 2 * height * columns * keys * width
+    return total
 
 
 def test_features_are_cut_out_by_name(model):

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from segtutor.inference import predict, probabilities, save_labels, save_overlay
+from segtutor.inference import predict, probabilities, save_labels, save_legend, save_overlay
 
 SPEC = SimpleNamespace(
     classes=("dark", "light"), palette=((0, 0, 0), (250, 240, 0)), ignore_index=255, mean=(0.5,) * 3, std=(0.1,) * 3
@@ -170,12 +170,36 @@ def test_label_files_hold_labels_and_show_colours(tmp_path):
             save_labels(wrong, tmp_path / "wrong.png")
 
 
-def test_overlays_are_written_in_the_images_resolution(tmp_path):
+@pytest.mark.parametrize("size", [(120, 900), (33, 5001)])
+def test_overlays_have_the_size_of_their_images(tmp_path, size):
+    """Whatever lies at a pixel of the overlay lies at that pixel of the image."""
+    from segtutor import viz
+
+    image, spec = picture(*size), SimpleNamespace(classes=("a", "b"), palette=((255, 0, 0), (0, 0, 255)))
+    spec.ignore_index, labels = 255, torch.zeros(size).long()
+    labels[:, 40:] = 1
+    labels[:, -3:] = 255
+    written = np.asarray(Image.open(save_overlay(image, labels, tmp_path / "overlay.png", spec)))
+    assert written.shape == (*size, 3) and (written == viz.painted_over(image, labels, spec)).all()
+    grey = 255 * image.mean(0).numpy()
+    for columns, color in ((slice(0, 40), (255, 0, 0)), (slice(41, -3), (0, 0, 255))):
+        expected = 0.45 * grey[:, columns, None] + 0.55 * np.asarray(color)
+        assert np.abs(written[:, columns] - expected).max() <= 1, "the colours of the classes over the grey image"
+    assert (written[:, [40, -3]] == 255).all(), "a white line where the class changes"
+    assert np.abs(written[:, -2:] - grey[:, -2:, None]).max() <= 1, "void is not coloured"
+
+
+def test_legends_name_every_class(tmp_path):
     import matplotlib.pyplot as plt
 
-    image = picture(120, 900)
     before = plt.get_fignums()
-    written = Image.open(save_overlay(image, predict(Threshold(), image, spec=SPEC), tmp_path / "overlay.png", SPEC))
-    assert written.width >= 0.9 * 900 and written.height > 120, "a legend below a picture of 900 columns"
-    assert plt.get_fignums() == before
-    save_overlay(image, torch.zeros(120, 900).long(), tmp_path / "unnamed.png")
+    many = SimpleNamespace(classes=tuple(f"kind {i}" for i in range(150)), palette=(), ignore_index=255)
+    first, again = (save_legend(tmp_path / name, many).read_bytes() for name in ("one.png", "two.png"))
+    assert first == again and plt.get_fignums() == before
+    labels = torch.arange(150).view(1, 150)
+    with Image.open(save_labels(labels, tmp_path / "labels.png", many)) as image:
+        colors = np.asarray(image.convert("RGB"))[0]
+    assert len(np.unique(colors, axis=0)) == 150, "as many colours as classes, though nobody chose any"
+    legend = np.asarray(Image.open(tmp_path / "one.png").convert("RGB")).reshape(-1, 3)
+    drawn = {tuple(color) for color in np.unique(legend, axis=0)}
+    assert {tuple(color) for color in colors} <= drawn, "each in its colour"

@@ -138,7 +138,7 @@ class SegmentationModel(nn.Module):
 
     def forward_features(self, images: Tensor) -> tuple[Features, HeadOutput]:
         """Everything before the final resize: the four maps, and logits and embedding at the head's stride."""
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         # Tools whose hooks change what a layer returns, such as captum's, give back a plain tuple.
         features = Features(*self.backbone(images))
         return features, HeadOutput(*self.head(features))

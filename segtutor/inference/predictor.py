@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -107,7 +109,7 @@ def save_labels(labels: Tensor, path: Path | str, spec: Any = None) -> Path:
     if labels.ndim != 2 or int(labels.min()) < 0 or int(labels.max()) > 255:
         raise ValueError(f"labels {tuple(labels.shape)} must be (H, W) with values from 0 to 255 to be written as PNG")
     colors = np.full((256, 3), 228, np.uint8)
-    palette = viz.PALETTE if spec is None or not spec.palette else spec.palette
+    palette = viz.PALETTE if spec is None else _colored(spec).palette
     colors[: min(256, len(palette))] = np.asarray(palette, np.uint8)[:256]
     picture = Image.fromarray(labels.to(torch.uint8).numpy(), mode="P")
     picture.putpalette(colors.tobytes())
@@ -117,13 +119,33 @@ def save_labels(labels: Tensor, path: Path | str, spec: Any = None) -> Path:
 
 
 def save_overlay(image: Any, labels: Tensor, path: Path | str, spec: Any = None) -> Path:
-    """Write the labels' colours over the image, with a legend, in the image's own resolution.
+    """Write the labels' colours over the grey image, at the image's own size, class borders in white.
 
     Args:
         image: as for `predict`.
         labels: (H, W).
         path: the file.
-        spec: anything with ``classes``, ``palette`` and ``ignore_index``; None: numbered classes.
+        spec: anything with ``classes``, ``palette`` and ``ignore_index``; None: the colours of the book.
+
+    Returns:
+        The path.
+    """
+    from PIL import Image
+
+    from segtutor import viz
+
+    pixels = viz.painted_over(_pixels(image, spec), labels, _colored(spec))
+    with whole_file(path) as part:
+        Image.fromarray(pixels).save(part, format=Image.registered_extensions().get(Path(path).suffix.lower(), "PNG"))
+    return Path(path)
+
+
+def save_legend(path: Path | str, spec: Any) -> Path:
+    """Write the names of all classes beside their colours, which an overlay of the image's size has no room for.
+
+    Args:
+        path: the file, a PNG.
+        spec: as for `save_overlay`.
 
     Returns:
         The path.
@@ -132,12 +154,10 @@ def save_overlay(image: Any, labels: Tensor, path: Path | str, spec: Any = None)
 
     from segtutor import viz
 
-    pixels = _pixels(image, spec)
-    figure = viz.overlay(pixels, labels, spec if spec is None or spec.palette else None)
+    figure = viz.legend(_colored(spec), void=False)
     try:
         with whole_file(path) as part:
-            how = Path(path).suffix[1:] or "png"
-            figure.savefig(part, format=how, dpi=min(600, max(130, pixels.shape[2] / (0.72 * viz.WIDTH))))
+            figure.savefig(part, format="png", metadata={"Software": None})  # the same bytes for the same classes
     finally:
         plt.close(figure)
     return Path(path)
@@ -160,6 +180,21 @@ def save_probabilities(probabilities: Tensor, path: Path | str, spec: Any = None
     with whole_file(path) as part, part.open("wb") as file:
         np.savez_compressed(file, probabilities=probabilities.half().numpy(), classes=np.asarray(names))
     return Path(path)
+
+
+def _colored(spec: Any) -> Any:
+    """The spec, with the book's colours where nobody chose any, and further ones where those are too few."""
+    from segtutor import viz
+
+    if spec is None or spec.palette:
+        return spec
+    further = max(0, len(spec.classes) - len(viz.PALETTE))
+    # Hues a golden angle apart: however many there are, neighbours differ
+    hues = [colorsys.hls_to_rgb(i * 0.618034 % 1, (0.45, 0.65)[i % 2], 0.6) for i in range(further)]
+    palette = (*viz.PALETTE, *(tuple(round(255 * part) for part in hue) for hue in hues))
+    return SimpleNamespace(
+        classes=spec.classes, palette=palette[: len(spec.classes)], ignore_index=getattr(spec, "ignore_index", 255)
+    )
 
 
 def _pixels(image: Any, spec: Any = None) -> Tensor:

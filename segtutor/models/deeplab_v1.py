@@ -80,7 +80,7 @@ class DeepLabV1(nn.Module):
 
     def score(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to scores (B, num_classes, H/8, W/8), before they are enlarged."""
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         pool5 = self.backbone(images)[-1]  # (B, 512, H/8, W/8)
         fc6 = self.dropout(F.relu(self.fc6(pool5)))  # (B, 1024, H/8, W/8)
         fc7 = self.dropout(F.relu(self.fc7(fc6)))

@@ -79,7 +79,7 @@ class DeepLabV2(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to logits (B, num_classes, H, W)."""
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         height, width = images.shape[2:]
         score = self.score(images)  # (B, C, H/8, W/8)
         for scale in self.smaller:

@@ -193,7 +193,7 @@ class DeepLabV3(nn.Module):
         Raises:
             ValueError: auxiliary logits of a model that was built without an auxiliary head.
         """
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         check_auxiliary(auxiliary, self.auxiliary)
         *_, conv4_x, conv5_x = self.backbone(images)  # (B, 1024, H/16, W/16), (B, 2048, H/16, W/16)
         score = self.head(conv5_x)  # (B, C, H/16, W/16)

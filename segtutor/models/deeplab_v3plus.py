@@ -105,7 +105,7 @@ class DeepLabV3Plus(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to logits (B, num_classes, H, W)."""
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         conv2_x, *_, conv5_x = self.backbone(images)  # (B, 256, H/4, W/4), (B, 2048, H/16, W/16)
         aspp = self.aspp(conv5_x)  # (B, 256, H/16, W/16)
         score = self.classifier(self.decoder(aspp, conv2_x))  # (B, C, H/4, W/4)

@@ -116,7 +116,7 @@ class FCN(nn.Module):
 
     def classify(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """images (B, in_channels, H, W) to pool3, pool4 and fc7, the last 4096-channel map of the classifier."""
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         if self.paper:
             images = F.pad(images, [99] * 4)  # (B, 3, H+198, W+198); conv1_1 itself pads the hundredth pixel
         _, _, pool3, pool4, pool5 = self.backbone(images)

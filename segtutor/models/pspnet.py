@@ -121,7 +121,7 @@ class PSPNet(nn.Module):
         Raises:
             ValueError: auxiliary logits of a model that was built without an auxiliary head.
         """
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         check_auxiliary(auxiliary, self.auxiliary)
         *_, conv4_x, conv5_x = self.backbone(images)  # (B, 1024, H/8, W/8), (B, 2048, H/8, W/8)
         score = self.head(self.pyramid(conv5_x))  # (B, C, H/8, W/8)

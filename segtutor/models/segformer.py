@@ -186,7 +186,7 @@ class MixTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, in_channels, H, W) to c1 .. c4, from (B, 32, H/4, W/4) to (B, 256, H/32, W/32)."""
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         maps = [images]
         for stage in self.stages:
             maps.append(stage(maps[-1]))

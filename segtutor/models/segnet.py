@@ -125,7 +125,7 @@ class SegNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, in_channels, H, W) to logits (B, num_classes, H, W)."""
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         x, indices, sizes = self.encoder(images)  # (B, 512, H/32, W/32)
         for stage in self.decoder:
             x = unpool(x, indices.pop(), sizes.pop())  # (B, 512, H/16, W/16) first, (B, 64, H, W) last

@@ -123,7 +123,7 @@ class UNet(nn.Module):
 
     def contract(self, images: Tensor) -> tuple[Tensor, ...]:
         """images (B, in_channels, H, W) to the four maps that the bridges carry, and the bottom."""
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         if self.valid:
             check_valid_sides(*images.shape[2:])
         skip1 = self.contract1(images)  # (B, 64, H, W), on "valid" 4 less, and at each level below 4 less again
@@ -185,7 +185,7 @@ def overlap_tile(model: UNet, images: Tensor, tile: int = 388) -> Tensor:
     if tile % 16 != 4 or tile < 20:
         lower = max(20, tile - (tile - 4) % 16)
         raise ValueError(f"tile is {tile}, but must be 4 modulo 16, from 20 on: take {lower} or {lower + 16}.")
-    check_images(images, model.in_channels, smallest=1)
+    check_images(images, model.in_channels, next(model.parameters(), None), smallest=1)
     height, width = images.shape[2:]
     full = [side + (4 - side) % 16 for side in (height, width)]
     images = mirror(mirror(images, 2, full[0]), 3, full[1])  # (B, in_channels, H'+184, W'+184), H' 4 modulo 16

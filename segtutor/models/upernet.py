@@ -127,7 +127,7 @@ class SwinUPerNet(nn.Module):
         Raises:
             ValueError: auxiliary logits of a model that was built without an auxiliary head.
         """
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         check_auxiliary(auxiliary, self.auxiliary)
         maps = self.backbone(images)  # (B, 96, H/4, W/4) .. (B, 768, H/32, W/32)
         score = self.classifier(self.decoder(maps))  # (B, C, H/4, W/4)

@@ -142,7 +142,7 @@ class ViT(nn.Module):
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """images (B, in_channels, H, W) to tokens (B, 1 + h w, D), the class token first, and the grid (h, w)."""
-        check_images(images, self.in_channels)
+        check_images(images, self.in_channels, next(self.parameters(), None))
         patches = self.project(pad_to_multiple(images, self.patch))  # (B, D, h, w)
         tokens = patches.flatten(2).transpose(1, 2)  # (B, h w, D), row by row
         tokens = torch.cat([self.class_token.expand(images.shape[0], -1, -1), tokens], dim=1)  # (B, 1 + h w, D)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from segtutor.data.finding import as_key, image_files
 from segtutor.runs.errors import RunError
 
 ENDS = (".png", "_overlay.png", "_probabilities.npz")
+LEGEND = "legend.png"  # of all the overlays in a folder of results
 
 
 class Results(NamedTuple):
@@ -35,7 +36,7 @@ def plan(
     """What is to be read and written, decided before anything is.
 
     ``a.jpg`` becomes ``a.png`` and ``a_overlay.png``, in the sub-folder where it is; where another image has one of
-    these names, ``a.jpg.png`` and ``a.jpg_overlay.png``.
+    these names, ``a.jpg.png`` and ``a.jpg_overlay.png``. ``legend.png`` is kept for the legend.
 
     Args:
         images: files, folders, which are searched to the bottom, and patterns such as ``"photos/*.jpg"``.
@@ -47,7 +48,7 @@ def plan(
         RunError: a folder or pattern without images, results that would stand among the images or replace something.
     """
     results: list[Results] = []
-    taken: set[str] = set()
+    taken = {LEGEND}
     for path, name in _asked_for(images, out):
         for stem in _stems(name):
             files = [f"{stem}{end}" for end in ENDS]
@@ -57,6 +58,20 @@ def plan(
         results.append(Results(path, *(out / file for file in files)))
     _check(results, out, 3 if probabilities else 2, overwrite)
     return results
+
+
+def place_of_legend(out: Path, same: Callable[[Path], bool]) -> Path:
+    """Where a legend may stand among results: where there is none yet, or the same.
+
+    Args:
+        out: the folder of the results.
+        same: whether a file that is there is this legend.
+    """
+    number, path = 1, out / LEGEND
+    while path.exists() and not same(path):
+        number += 1
+        path = out / f"legend-{number}.png"
+    return path
 
 
 def _asked_for(images: Iterable[Path | str], out: Path) -> Iterator[tuple[Path, PurePosixPath]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from segtutor.files import whole_file
 from segtutor.runs.faults import is_out_of_memory, sentence
 from segtutor.runs.folder import find_model, load_model
-from segtutor.runs.naming import plan
+from segtutor.runs.naming import place_of_legend, plan
 
 
 def predict(
@@ -21,7 +24,7 @@ def predict(
     probabilities: bool = False,
     overwrite: bool = False,
 ) -> tuple[list[Path], list[str]]:
-    """Predict image files: for each a label PNG with the size of the image, and a picture of it with a legend.
+    """Predict image files: for each a label PNG and an overlay of the size of the image, and one legend.
 
     Args:
         folder: a run, its ``best`` or ``last``, or any other folder of a saved model.
@@ -64,4 +67,18 @@ def predict(
         inference.save_overlay(image, labels, overlay_path, model.info)
         if sure is not None:
             inference.save_probabilities(sure, probabilities_path, model.info)
+    if written:
+        _write_legend(Path(out), model.info)
     return written, refused
+
+
+def _write_legend(out: Path, info: Any) -> None:
+    """One legend for all overlays, beside that of another model if there is one."""
+    from segtutor import inference
+
+    with tempfile.TemporaryDirectory() as folder:
+        legend = inference.save_legend(Path(folder, "legend.png"), info).read_bytes()
+    place = place_of_legend(out, lambda path: path.read_bytes() == legend)
+    if not place.exists():
+        with whole_file(place) as part:
+            part.write_bytes(legend)

@@ -8,7 +8,7 @@ and colours.
 
 from segtutor.viz.architecture import KEEPS, LOWERS, RAISES, draw_architecture
 from segtutor.viz.charts import plot_bars, plot_history, show_tensor
-from segtutor.viz.masks import legend, overlay, show_images, show_panels
+from segtutor.viz.masks import legend, overlay, painted_over, show_images, show_panels
 from segtutor.viz.style import (
     CARD,
     HAIRLINE,
@@ -43,6 +43,7 @@ __all__ = [
     "draw_architecture",
     "legend",
     "overlay",
+    "painted_over",
     "plot_bars",
     "plot_history",
     "show_images",

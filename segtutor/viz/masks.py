@@ -136,11 +136,32 @@ def overlay(image: Any, mask: Any, spec: Any = None, *, alpha: float = 0.55, tit
         alpha: weight of the colours.
         title: line above the picture.
     """
+    labels = _labels(mask)
+    mixed = painted_over(image, mask, spec, alpha=alpha)
+    height, width = labels.shape
+    figure, axes = plt.subplots(figsize=(WIDTH * 0.72, WIDTH * 0.72 * height / width + 0.25))
+    axes.imshow(mixed)
+    bare(axes, title)
+    count, present = class_count(spec, labels), np.unique(labels[labels != void_label(spec)])
+    legend_row(figure, class_handles([int(i) for i in present if i < count], spec, count, False))
+    return figure
+
+
+def painted_over(image: Any, mask: Any, spec: Any = None, *, alpha: float = 0.55) -> np.ndarray:
+    """What `overlay` shows, pixel for pixel.
+
+    Args:
+        image, mask, spec, alpha: as for `overlay`.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ValueError: image and mask differ in size.
+    """
     picture, labels = _picture(image), _labels(mask)
     if picture.shape[:2] != labels.shape:
         raise ValueError(f"image and mask differ in size: {picture.shape[:2]} and {labels.shape}")
-    height, width = labels.shape
-    figure, axes = plt.subplots(figsize=(WIDTH * 0.72, WIDTH * 0.72 * height / width + 0.25))
     void = labels == void_label(spec)
     grey = np.repeat(picture.mean(-1, keepdims=True), 3, axis=-1)
     mixed = (1 - alpha) * grey + alpha * _painted(labels, spec)
@@ -149,11 +170,7 @@ def overlay(image: Any, mask: Any, spec: Any = None, *, alpha: float = 0.55, tit
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     border[1:, :] |= labels[1:, :] != labels[:-1, :]
     mixed[border] = 1.0
-    axes.imshow(mixed)
-    bare(axes, title)
-    count = class_count(spec, labels)
-    legend_row(figure, class_handles([int(i) for i in np.unique(labels[~void]) if i < count], spec, count, False))
-    return figure
+    return (mixed * 255).round().astype(np.uint8)
 
 
 @styled
