@@ -212,21 +212,24 @@ def joined() -> Processes:
 _several: Several | None = None
 
 
-def synchronised_norms(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with batch normalisations that take their statistics over the images of all processes.
-
-    The parameters stay the same tensors under the same names.
-
-    Raises:
-        ValueError: on a CPU, for which PyTorch has no such layer.
-    """
+def check_synchronised_norms(device: torch.device) -> None:
+    """Raise ValueError on a CPU, for which PyTorch has no batch normalisation over several processes."""
     if device.type != "cuda":
         raise ValueError(
             "sync_batchnorm: PyTorch's SyncBatchNorm trains on GPUs only; leave it out, or give each process a larger "
             "share of a larger batch_size"
         )
-    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return converted
+
+
+def check_all_read(model: nn.Module) -> None:
+    """Raise ValueError if the loss does not depend on a parameter, for whose gradient all processes would wait."""
+    unread = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    if unread:
+        more = f" and {len(unread) - 1} more" if unread[1:] else ""
+        raise ValueError(
+            f"the loss does not depend on {unread[0]}{more}, and several processes wait for its gradient: give it "
+            "requires_grad_(False), read it (auxiliary=True where it is of an auxiliary head), or train in one process"
+        )
 
 
 def rank() -> int:

@@ -22,7 +22,7 @@ from segtutor.logs import shown_unless_handled
 from segtutor.losses import CrossEntropyLoss
 from segtutor.training.averaging import MeanWeights
 from segtutor.training.checkpointing import random_state, restore, set_random_state, snapshot
-from segtutor.training.distributed import joined, synchronised_norms
+from segtutor.training.distributed import check_all_read, check_synchronised_norms, joined
 from segtutor.training.evaluate import evaluate
 from segtutor.training.interrupts import between_steps
 from segtutor.training.precision import NAMES, in_float32, prepare
@@ -148,14 +148,17 @@ def fit(
     if accumulate < 1:
         raise ValueError(f"accumulate is {accumulate}; it counts the batches of a step, so choose at least 1")
     if sync_batchnorm and processes.world_size > 1:
-        model = synchronised_norms(model, device)
+        processes.once(lambda: check_synchronised_norms(device))
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     mean = None if ema is None else MeanWeights(model, ema)
-    sizes = batch_sizes(len(dataset), batch_size, processes.world_size)
+    sizes = processes.once(lambda: batch_sizes(len(dataset), batch_size, processes.world_size))
     # What decides the order of the images
     run = {"seed": seed, "batch_size": batch_size, "images": len(dataset), "accumulate": accumulate}
     run["batches_of_a_pass"] = len(sizes)
     if resume is not None:
-        history = _continued(resume, run, model, optimizer, scaler, mean)
+        processes.once(lambda: _check_same(resume["run"], run))
+        restore(resume, model, optimizer, scaler, mean)
+        history = History(**{**resume["history"], "interrupted": False})
     watch = ClassWatch(getattr(loss, "ignore_index", 255))
     base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     # A device that is asked for a loss is waited for; who wants each loss at once waits at each step.
@@ -227,6 +230,8 @@ def fit(
                         value = loss(in_float32(outputs), masks) * share / accumulate
                         total = total + value.detach()
                         scaler.scale(value).backward()
+                if step == start + 1 and processes.world_size > 1:
+                    processes.once(lambda: check_all_read(model))
                 reporter.note(step, total, optimizer.param_groups[0]["lr"])
                 if due(read_every, step):
                     reporter.read()  # before a weight is moved
@@ -259,42 +264,32 @@ def fit(
             reporter.settle(history)
             if whole:  # half a step could not be continued
                 hand_out()
-    if (len(history.steps) - start) * batch_size * accumulate >= len(dataset):  # every mask was seen
-        watch.seen.update(*processes.gather(watch.seen))
-        if processes.first:
-            watch.conclude()
+        if mean is not None and history.steps:
+            mean.copy_into(model)
+        processes.share_buffers(model)
+        watch.seen.update(*processes.gather(watch.seen))  # the last word to the others: a signal may take its course
+    if processes.first and (len(history.steps) - start) * batch_size * accumulate >= len(dataset):
+        watch.conclude()  # every mask was seen
     history.seconds = seconds + reporter.seconds
-    if mean is not None and history.steps:
-        mean.copy_into(model)
-    processes.share_buffers(model)
     model.eval()
     return history
 
 
-def _continued(
-    resume: Mapping[str, Any],
-    run: Mapping[str, int],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    mean: MeanWeights | None,
-) -> History:
-    """Put everything back to where the saved run stood; returns its curves."""
+def _check_same(saved: Mapping[str, int], run: Mapping[str, int]) -> None:
+    """Refuse to continue a run with other numbers than those by which the order of its images follows."""
     for name, value in run.items():
-        if resume["run"][name] == value:
+        if saved[name] == value:
             continue
         if name == "batches_of_a_pass":
             raise ValueError(
-                f"the saved run had {resume['run'][name]} batches in each pass over the images, and {value} fit the "
-                "processes of this one, whose shares of the last batch would be too small: continue it in as many "
-                "processes as before"
+                f"the saved run had {saved[name]} batches in each pass over the images, and has {value} in this number "
+                "of processes, whose shares of the last batch are another number: continue it in as many processes as "
+                "it had"
             )
         raise ValueError(
-            f"the saved run had {name}={resume['run'][name]}, not {value}: a run continues with the settings and "
-            "data that it began with"
+            f"the saved run had {name}={saved[name]}, not {value}: a run continues with the settings and data that it "
+            "began with"
         )
-    restore(resume, model, optimizer, scaler, mean)
-    return History(**{**resume["history"], "interrupted": False})
 
 
 def _validated(history: History) -> bool:
