@@ -364,6 +364,12 @@ DEADLY = {
 }
 
 
+def curves_of(run):
+    """The lines of metrics.jsonl, but for what the clock says."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
 def killed(tmp_path, *, points, workers, how="KILL", steps=10, seed=0):
     """Train, end the process at random moments, continue; compare with the run that nobody ended. How often it died."""
     rules = [
@@ -384,6 +390,7 @@ def killed(tmp_path, *, points, workers, how="KILL", steps=10, seed=0):
         assert all(state["model"][key].equal(value) for key, value in expected["model"].items())
         best = [(tmp_path / run / "best" / "model.safetensors").read_bytes() for run in ("whole", name)]
         assert best[0] == best[1] and not list((tmp_path / name).rglob("*.part"))
+        assert curves_of(tmp_path / name) == curves_of(tmp_path / "whole")
     return kills
 
 

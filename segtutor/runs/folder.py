@@ -4,10 +4,12 @@ config.yaml     the configuration, every default filled in
 last/           the model as it was last saved: weights, classes, colours, normalisation
 best/           the model at its best validation
 history.json    loss and learning rate of each step, the scores of each validation, what was changed on the way
+metrics.jsonl   a line for each logged step and each validation, for other programs to read while the run goes
+metrics.csv     the same as a table
 split/          the names of the images of each part, where a list or a draw parted a folder
 checkpoint.pt   what it takes to continue
 scores.json     what `evaluate` found
-tensorboard/    the curves for TensorBoard, where they were asked for
+tensorboard/    the curves, and panels of a few validation images, for TensorBoard, where they were asked for
 .lock           keeps a second run out while one works here
 """
 
@@ -31,6 +33,7 @@ from segtutor.runs.recipe import Recipe, overridden, read_recipe
 from segtutor.runs.schema import config_text
 
 CONFIG, CHECKPOINT, HISTORY, SCORES = "config.yaml", "checkpoint.pt", "history.json", "scores.json"
+METRICS = ("metrics.jsonl", "metrics.csv")
 BEST, LAST, SPLIT, TENSORBOARD = "best", "last", "split", "tensorboard"
 MODEL = "model.safetensors"
 
@@ -48,7 +51,7 @@ def check_unused(run: Path) -> None:
 def _is_free(run: Path) -> bool:
     found = {path.name for path in run.iterdir() if not path.name.endswith(".part")}
     # With its lock it is a folder of ours; without, config.yaml may be what somebody wrote.
-    return not found or (LOCK in found and found <= {LOCK, OWNER, CONFIG, SPLIT, TENSORBOARD})
+    return not found or (LOCK in found and found <= {LOCK, OWNER, CONFIG, SPLIT, TENSORBOARD, *METRICS})
 
 
 def write_recipe(run: Path, recipe: Recipe, data: Any) -> None:

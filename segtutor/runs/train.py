@@ -30,9 +30,12 @@ from segtutor.runs.folder import (
     write_recipe,
 )
 from segtutor.runs.lock import check_not_in_use, locked
+from segtutor.runs.metrics import MetricFiles
+from segtutor.runs.panels import Samples
+from segtutor.runs.progress import LOSS_EVERY, Bar, is_drawn
 from segtutor.runs.recipe import Recipe, name_of, read_recipe
 from segtutor.runs.report import counted
-from segtutor.training import History, save_checkpoint
+from segtutor.training import History, Observer, save_checkpoint
 from segtutor.training.distributed import joined
 
 SMALLEST_SIDE = 32  # of an image, for every model of the factory
@@ -153,6 +156,8 @@ def fit_run(
             return "Nothing was saved yet, so that the same command starts anew."
         return f"The state after step {kept} is kept: continue with `segtutor train --resume {run}`."
 
+    every = max(1, rules.steps // 20) if recipe.logging.every is None else recipe.logging.every
+    live = processes.once(is_drawn)
     with explained(recipe, go_on):
         history = training.fit(
             model,
@@ -168,11 +173,12 @@ def fit_run(
             ema=rules.ema,
             seed=rules.seed,
             precision=rules.precision,
-            log_every=max(1, rules.steps // 20) if recipe.logging.every is None else recipe.logging.every,
+            log_every=min(every, LOSS_EVERY) if live else every,  # the bar shows losses more often than lines would
             validation=validation,
             validate_every=rules.validate_every,
             evaluation=recipe.scoring(validation.spec),
             log_dir=run / TENSORBOARD if recipe.logging.tensorboard else None,
+            observers=_observers(run, recipe, validation, state, every, live) if processes.first else (),
             num_workers=rules.num_workers,
             save=save,
             save_every=max(1, rules.steps // 10) if rules.save_every is None else rules.save_every,
@@ -187,6 +193,23 @@ def fit_run(
     else:
         logger.info("Done: %s. Next: segtutor evaluate %s", run, run)
     return history
+
+
+def _observers(
+    run: Path, recipe: Recipe, validation: Any, state: Mapping[str, Any] | None, every: int, live: bool
+) -> list[Observer]:
+    """What shows and writes how the run goes."""
+    rules = recipe.training
+    history = History() if state is None else History(**state["history"])
+    images = rules.batch_size * rules.accumulate
+    width = recipe.evaluation.boundary_width
+    files = MetricFiles(run, every=every, steps=rules.steps, images=images, history=history, boundary_width=width)
+    found: list[Observer] = [files]
+    if recipe.logging.tensorboard:
+        found.append(Samples(run / TENSORBOARD, validation))
+    if live:
+        found.append(Bar(rules.steps, images, history))
+    return found
 
 
 def images_of(data: Any) -> str:
