@@ -25,7 +25,7 @@ def drawn(monkeypatch):
         )
         for split, seed in SEEDS.items()
     }
-    monkeypatch.setattr(ingredients, "data", sets.__getitem__)
+    monkeypatch.setattr(ingredients, "data", lambda split, name="street": sets[split])
     ingredients.measured_weights.cache_clear()
     for key, value in {"steps": 4, "batch_size": 4, "warmup": 1, "crop": [32, 48]}.items():
         monkeypatch.setitem(ingredients.BASE, key, value)
@@ -41,6 +41,7 @@ def test_every_ingredient_changes_the_base_and_is_an_experiment():
         assert entry.seeds == (0, 1, 2) and entry.conditions.endswith(f"Changed: {ingredient.title}")
         changed = {key for key, value in ingredient.config.items() if value != BASE.get(key)} - {"mean"}
         assert bool(changed) == (ingredient.id != "base"), ingredient.id
+        assert ingredient.conditions.startswith("CamVid" if ingredient.data == "street" else "DrosophilaVNC, tiles")
         rules = ingredient.recipe((1.0,) * 11, seed=1, quick=False)
         assert rules.seed == 1 and rules.lr == ingredient.config["lr"]
         if ingredient.id != "steps/double":  # as many images for each
@@ -67,7 +68,7 @@ def test_the_whole_test_set_is_in_the_score(drawn, monkeypatch):
             return scores
 
     masks = drawn["test"].masks
-    values = ingredients.scores_of(Sky(), quick=False)
+    values = ingredients.scores_of(Sky(), "street", quick=False)
     counted = masks[masks != drawn["test"].spec.ignore_index]
     assert values["pixel_accuracy"] == pytest.approx((counted == 0).float().mean().item())
 

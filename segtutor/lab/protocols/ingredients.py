@@ -1,5 +1,7 @@
 """Training runs that differ in one ingredient: a pretrained backbone on CamVid, and one setting changed at a time.
 
+Deformations are tried on tissue, of which a few tiles are kept: that is what U-Net proposes them for.
+
 Each run is the base of :data:`BASE` with one :class:`Ingredient` in the place of its own. Keys are those of a
 configuration, built by the same code as `segtutor train`, so that what is measured is what a reader switches. The
 weights are those of the last step: nothing is chosen within a run.
@@ -7,13 +9,14 @@ weights are those of the last step: nothing is chosen within a run.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from segtutor.lab.protocols.converged import InMemory, street
+from segtutor.lab.protocols.converged import InMemory, read, street
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 SIZE, CROP = (120, 160), (96, 128)
 STEPS, BATCH, WARMUP = 120, 8, 20
+TILES, TISSUE_CROP = 12, (128, 128)  # one tile of each training slice
 SMALL = ("pole", "sign", "pedestrian", "bicyclist")  # classes of few pixels, whose scores are kept by themselves
 BACKBONE = {"type": "efficientnet_lite", "variant": "lite0", "pretrained": True}
 BASE: dict[str, Any] = {
@@ -46,6 +50,10 @@ CONDITIONS = (
     f"scaled by 0.75 to 1.5, colour 0.3; AdamW 1e-3, weight decay 1e-4, poly decay after {WARMUP} steps of warm-up; "
     "weights of the last step, scored once on the whole validation and test sets"
 )
+TISSUE_CONDITIONS = CONDITIONS.replace(
+    f"CamVid at {SIZE[0]}x{SIZE[1]} (367 training, 101 validation, 233 test images)",
+    f"DrosophilaVNC, tiles of 256x256 ({TILES} training, 32 validation, 64 test tiles)",
+).replace(f"{CROP[0]}x{CROP[1]}, mirrored", f"{TISSUE_CROP[0]}x{TISSUE_CROP[1]}, mirrored both ways")
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Ingredient:
         view: Arguments of `RandomView` that differ.
         backbone: Keys of the section ``backbone`` that differ.
         mean: Share of the mean weights that a step keeps, where the mean is scored beside the last weights.
+        data: "street" for CamVid, "tissue" for DrosophilaVNC.
     """
 
     id: str
@@ -67,18 +76,21 @@ class Ingredient:
     view: Mapping[str, Any] = field(default_factory=dict)
     backbone: Mapping[str, Any] = field(default_factory=dict)
     mean: float | None = None
+    data: str = "street"
 
     @property
     def config(self) -> dict[str, Any]:
         """What makes a row another row when it changes: the base's settings with this ingredient's."""
-        mean = {} if self.mean is None else {"mean": self.mean}
-        return {**BASE, **self.training, **self.view, "backbone": {**BACKBONE, **self.backbone}, **mean}
+        more = {} if self.mean is None else {"mean": self.mean}
+        if self.data == "tissue":
+            more |= {"data": self.data, "size": [256, 256], "tiles": TILES, "crop": list(TISSUE_CROP)}
+        return {**BASE, **self.training, **self.view, "backbone": {**BACKBONE, **self.backbone}, **more}
 
     @property
     def conditions(self) -> str:
         """The run in words."""
         mean = "" if self.mean is None else f"; mean: an exponential moving average of the weights, decay {self.mean}"
-        return f"{CONDITIONS}{mean}. Changed: {self.title}"
+        return f"{CONDITIONS if self.data == 'street' else TISSUE_CONDITIONS}{mean}. Changed: {self.title}"
 
     def recipe(self, weights: tuple[float, ...], seed: int, quick: bool) -> Training:
         """The checked section ``training``; measured class weights are those given."""
@@ -105,6 +117,11 @@ INGREDIENTS = (
     Ingredient("scale/none", "no random scale", view={"scale": None}),
     Ingredient("warmup/none", "no warm-up", training={"warmup": 0}),
     Ingredient("head_lr/10", "ten times the learning rate for the head", training={"head_lr": 10.0}),
+    Ingredient("tissue/base", "nothing", view={"flip_vertically": True}, data="tissue"),
+    Ingredient(
+        "tissue/warped", "rotated by up to 180 degrees and deformed elastically by 10 pixels",
+        view={"flip_vertically": True, "rotation": 180.0, "elastic": 10.0}, data="tissue",
+    ),
     Ingredient("optimizer/sgd-0.1", "SGD, momentum 0.9, rate 0.1", training={"optimizer": "sgd", "lr": 0.1}),
     Ingredient("optimizer/sgd-0.01", "SGD, momentum 0.9, rate 0.01", training={"optimizer": "sgd", "lr": 0.01}),
     Ingredient(
@@ -137,13 +154,16 @@ INGREDIENTS = (
 
 
 @functools.cache
-def data(split: str) -> InMemory:
+def data(split: str, name: str = "street") -> InMemory:
     """A split in memory, normalised as the pretrained backbone expects, for every start alike."""
     from segtutor.data.transforms import normalize
     from segtutor.factory.backbones import get_backbone_statistics
 
-    own = street(split, SIZE)
-    statistics = cast(Any, get_backbone_statistics(BACKBONE))
+    own = street(split, SIZE) if name == "street" else copy.copy(read(name, split))
+    if name == "tissue" and split == "train":
+        every = len(own) // TILES
+        own.images, own.masks = own.images[::every], own.masks[::every]
+    statistics = cast(Any, get_backbone_statistics({"backbone": BACKBONE, "in_channels": own.spec.in_channels}))
     own.spec = dataclasses.replace(own.spec, mean=tuple(statistics.mean), std=tuple(statistics.std))
     own.normalised = normalize(own.images, own.spec)
     return own
@@ -151,7 +171,7 @@ def data(split: str) -> InMemory:
 
 @functools.cache
 def measured_weights() -> tuple[float, ...]:
-    """Class weights counted in the training masks."""
+    """Class weights counted in the training masks of the street."""
     from segtutor.losses import median_frequency_weights
 
     train = data("train")
@@ -167,17 +187,21 @@ def run(ingredient: Ingredient, seed: int, quick: bool, log: Callable[[str], obj
     from segtutor.factory import create_model
     from segtutor.training import fit
 
-    train = data("train")
+    train = data("train", ingredient.data)
     model = create_model(
         {
             "backbone": {**BACKBONE, **ingredient.backbone},
             "head": BASE["head"],
             "num_classes": train.spec.num_classes,
+            "in_channels": train.spec.in_channels,
             "seed": seed,
         }
     ).to("cuda" if torch.cuda.is_available() else "cpu")
-    rules = ingredient.recipe(measured_weights(), seed, quick)
-    view = {**{key: BASE[key] for key in ("crop", "scale", "color", "flip")}, **ingredient.view}
+    weights = measured_weights() if ingredient.training.get("class_weights") == "measured" else ()
+    rules = ingredient.recipe(weights, seed, quick)
+    config = ingredient.config
+    view = {key: config[key] for key in ("scale", "color", "flip")} | dict(ingredient.view)
+    view["crop"] = tuple(config["crop"])
     last: dict[str, Any] = {}
 
     def keep(step: int, loss: float) -> None:
@@ -195,36 +219,37 @@ def run(ingredient: Ingredient, seed: int, quick: bool, log: Callable[[str], obj
         ema=ingredient.mean,
         seed=seed,
         precision=rules.precision,
-        batch_transform=RandomView(train.spec, tuple(view.pop("crop")), **view),
+        batch_transform=RandomView(train.spec, **view),
         on_step=keep,
     )
     values = {"training_loss": sum(history.loss[-20:]) / len(history.loss[-20:])}
     if ingredient.mean is not None:
-        values |= {f"mean/{name}": value for name, value in scores_of(model, quick).items() if "iou/" not in name}
+        scores = scores_of(model, ingredient.data, quick)
+        values |= {f"mean/{name}": value for name, value in scores.items() if "iou/" not in name}
         model.load_state_dict(last)
-    values |= scores_of(model, quick)
+    values |= scores_of(model, ingredient.data, quick)
     log(f"validation mIoU {values['validation_miou']:.3f}, test {values['miou']:.3f}")
     return values
 
 
-def scores_of(model: nn.Module, quick: bool) -> dict[str, float]:
+def scores_of(model: nn.Module, name: str, quick: bool) -> dict[str, float]:
     """Scores on validation and test, whole, by recording and of the small classes."""
     import torch
 
     from segtutor.training import evaluate
 
     def scored(split: str, picks: Any) -> Any:
-        whole: Any = data(split).scored()
+        whole: Any = data(split, name).scored()
         return evaluate(model, torch.utils.data.Subset(whole, list(picks)[: 2 if quick else None]), boundary_width=None)
 
-    groups = data("test").groups
-    parts = {name: scored("test", picks) for name, picks in groups.items()}
-    values = {"validation_miou": scored("val", range(len(data("val")))).miou}
-    values |= {f"{name}/miou": part.miou for name, part in parts.items()}
-    whole, *others = parts.values()
+    test = data("test", name)
+    values = {"validation_miou": scored("val", range(len(data("val", name)))).miou}
+    parts = {group: scored("test", picks) for group, picks in test.groups.items()}
+    values |= {f"{group}/miou": part.miou for group, part in parts.items()}
+    whole, *others = parts.values() or [scored("test", range(len(test)))]
     for part in others:  # every pixel of the test set in one matrix
         whole.merge(part)
     values |= {"miou": whole.miou, "pixel_accuracy": whole.pixel_accuracy}
-    by_class = dict(zip(data("test").spec.classes, whole.iou.tolist(), strict=True))
-    values |= {f"iou/{name}": by_class[name] for name in SMALL if by_class[name] == by_class[name]}  # nan: not there
-    return values
+    by_class = dict(zip(test.spec.classes, whole.iou.tolist(), strict=True))
+    small = {f"iou/{key}": by_class[key] for key in SMALL if key in by_class}
+    return values | {key: iou for key, iou in small.items() if iou == iou}  # nan: not there
