@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--extend", type=int, metavar="STEPS", help="with --resume: train so many steps more")
     train.add_argument("--out", type=Path, metavar="RUN", help="the folder to make; default: runs/CONFIG")
     train.add_argument("--no-check", action="store_true", help="do not look for what is wrong with the data first")
+    train.add_argument(
+        "--overfit", type=int, metavar="N", help="only see whether N images can be learnt by heart; writes nothing"
+    )
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="score a saved model")
@@ -146,6 +149,8 @@ def _check_data(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from segtutor import runs
 
+    if options.overfit is not None:
+        return _overfit(options)
     if options.resume is None and options.extend is not None:
         raise ValueError("--extend trains a run on: name it with --resume.")
     if options.resume is None:
@@ -157,6 +162,15 @@ def _train(options: argparse.Namespace) -> int:
     else:
         history = runs.resume(options.resume, options.overrides, extend=options.extend)
     return 130 if history.interrupted else 0
+
+
+def _overfit(options: argparse.Namespace) -> int:
+    from segtutor import runs
+
+    if options.config is None or options.out is not None:
+        raise ValueError("--overfit looks at a configuration and writes nothing: give --config, without --out.")
+    found = runs.overfit(options.config, options.overrides, images=options.overfit, check_data=not options.no_check)
+    return 130 if found.interrupted else 0 if found.learnt else 1
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -2,9 +2,21 @@
 
 from segtutor.runs.errors import InUseError, RunError
 from segtutor.runs.evaluate import evaluate
+from segtutor.runs.overfit import Overfit, overfit
 from segtutor.runs.predict import predict
 from segtutor.runs.recipe import Recipe, read_recipe
 from segtutor.runs.resume import resume
 from segtutor.runs.train import train
 
-__all__ = ["InUseError", "Recipe", "RunError", "evaluate", "predict", "read_recipe", "resume", "train"]
+__all__ = [
+    "InUseError",
+    "Overfit",
+    "Recipe",
+    "RunError",
+    "evaluate",
+    "overfit",
+    "predict",
+    "read_recipe",
+    "resume",
+    "train",
+]

@@ -98,7 +98,7 @@ def build(recipe: Recipe, *, pretrained: bool) -> tuple[Any, Any, SegmentationMo
             the first one.
     """
     data, validation = recipe.open_data("train", augment=True), recipe.open_data("val")
-    return data, validation, _model(recipe, data, pretrained=pretrained)
+    return data, validation, build_model(recipe, data, pretrained=pretrained)
 
 
 def fit_run(
@@ -221,8 +221,17 @@ def images_of(data: Any) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def _model(recipe: Recipe, data: Any, *, pretrained: bool) -> SegmentationModel:
-    """The model, with what it must know of the images; without fetching weights that a checkpoint replaces."""
+def build_model(recipe: Recipe, data: Any, *, pretrained: bool) -> SegmentationModel:
+    """The model of a recipe, with what it must know of the images.
+
+    Args:
+        recipe: the checked configuration.
+        data: what it is to be trained on, with its spec.
+        pretrained: fetch pretrained weights, which a checkpoint would replace.
+
+    Raises:
+        ConfigError: the images are too small, or the model cannot be built.
+    """
     height, width = data[0][0].shape[1:]
     if min(height, width) < SMALLEST_SIDE:
         raise ConfigError(
