@@ -169,6 +169,9 @@ DOUBTS = {
     "batches of one, no norm": (["training.batch_size=1", "training.steps=12"], nn.GroupNorm(1, 3), ""),
     "large crop": (["data.augmentation.crop=[32,64]"], NORM, r"data.augmentation.crop=\[32,48\]"),
     "large crop of scaled images": (["data.augmentation={crop: [32,64], scale: [0.5,2]}"], NORM, ""),
+    "mixed alone": (["training.batch_size=1", "data.augmentation.mix=cutmix", "training.steps=12"], nn.GroupNorm(1, 3),
+                    "cutmix takes its parts from another image of the batch, and there is none in batches of one"),
+    "mixed": (["data.augmentation.mix=cutmix"], NORM, ""),
     "as it was": ([], NORM, ""),
 }  # fmt: skip
 

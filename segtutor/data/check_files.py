@@ -142,6 +142,8 @@ class FileCheck:
             size, other = read_size(image), read_size(mask)
             if size != other:  # a PNG that says only at its end which way round it is looks so as well
                 self.look(image, mask)
+            else:
+                self.report.sizes[size] += 1
             if not self.mapping.colors:
                 self.compare_palette(mask, tuple(self.seen))
         except DataError as error:

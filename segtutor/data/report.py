@@ -47,7 +47,7 @@ class DatasetReport:
         inferred: Whether the number of classes was taken from the masks.
         pixels: Pixels of each class in the masks that could be read.
         void: Void pixels in them.
-        sizes: How often each (height, width) occurs.
+        sizes: How often each (height, width) occurs, in the files too of which only the start was looked at.
         problems: Everything found to be wrong.
         notes: What is good to know and not wrong: one sentence each.
         parts: Of several parts of one dataset, the report on each by its name.

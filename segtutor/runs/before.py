@@ -14,7 +14,7 @@ from torch import nn
 
 from segtutor import training
 from segtutor.data.report import DatasetReport
-from segtutor.runs.data import open_data
+from segtutor.runs.data import is_read_from_files, open_data
 from segtutor.runs.errors import RunError
 from segtutor.runs.faults import explained, sentence
 from segtutor.runs.recipe import Recipe
@@ -47,8 +47,29 @@ def look_at_data(recipe: Recipe) -> DatasetReport:
         more = f", and {others} more (`segtutor check-data` shows all)" if others else ""
         raise RunError(f"data: {report.problems[0]}{more}. Correct this, or train all the same with --no-check.")
     found = report.parts["training"]
+    if fault := size_fault(recipe, found):
+        raise RunError(f"{fault} Or train all the same with --no-check.")
     logger.info("%s", frequencies(found))
     return found
+
+
+def size_fault(recipe: Recipe, report: DatasetReport) -> str:
+    """One sentence where the training images make no batch, because they differ in size; else nothing."""
+    augmentation = recipe.data["augmentation"]
+    resized = recipe.data.get("size") is not None and is_read_from_files(recipe.data)
+    cropped = augmentation.crop is not None and not augmentation.on_device
+    if resized or cropped or recipe.training.batch_size == 1 or len(report.sizes) < 2:
+        return ""
+    (one, _), (two, _) = report.sizes.most_common(2)
+    height, width = (min(sides) for sides in zip(*report.sizes, strict=True))
+    crop = "" if augmentation.crop else f"data.augmentation.crop=[{height},{width}], or "
+    others = len(report.sizes) - 2
+    more = f" and {others} more" if others else ""
+    when = " before it is cropped on the device" if augmentation.crop else ""
+    return (
+        f"data: the training images have several sizes, such as {one[0]} x {one[1]} and {two[0]} x {two[1]}{more}, and "
+        f"a batch needs one{when}: set {crop}data.size=[{one[0]},{one[1]}], or training.batch_size=1."
+    )
 
 
 def try_out(recipe: Recipe, data: Any, validation: Any, model: nn.Module, report: DatasetReport) -> None:
@@ -75,6 +96,7 @@ def try_out(recipe: Recipe, data: Any, validation: Any, model: nn.Module, report
                 optimizer=rules.make_optimizer(model),
                 auxiliary=recipe.model.auxiliary,
                 batch_size=batch_size,
+                batch_transform=recipe.data["augmentation"].batch_transform(data.spec),
                 seed=rules.seed,
                 precision=rules.precision,
                 validation=validation,
@@ -116,6 +138,7 @@ def doubts(recipe: Recipe, data: Any, model: nn.Module, report: DatasetReport) -
     yield from _about_rates(recipe)
     yield from _about_steps(recipe, len(data))
     yield from _about_batches(recipe, model)
+    yield from _about_mixing(recipe)
     yield from _about_crops(recipe, report)
     yield from _about_classes(recipe, report)
 
@@ -163,6 +186,15 @@ def _about_batches(recipe: Recipe, model: nn.Module) -> Iterator[str]:
             f"batch normalisation takes its statistics from {images} at a time, which are noisy: set "
             "training.batch_size to 4 or more, with smaller crops where memory is short (training.accumulate does not "
             "change this)."
+        )
+
+
+def _about_mixing(recipe: Recipe) -> Iterator[str]:
+    mix, size = recipe.data["augmentation"].mix, recipe.training.batch_size // joined().world_size
+    if mix is not None and size <= 1:
+        yield (
+            f"{mix} takes its parts from another image of the batch, and there is none in batches of one: set "
+            "training.batch_size to 2 or more for each process."
         )
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from annotated_types import Interval
+from torch import Tensor
 
 from segtutor.data import transforms
+from segtutor.data.batch_transforms import RandomView
+from segtutor.data.mixing import ClassMix, CutMix, InTurn
 from segtutor.data.registry import Size, datasets
+from segtutor.data.spec import DatasetSpec
 from segtutor.data.splits import part_name
 from segtutor.factory.config import ConfigError, parse_typed, path_keys, section_of
 
@@ -19,6 +23,7 @@ Factor = Annotated[float, Interval(ge=0.1, le=10)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 Degrees = Annotated[float, Interval(ge=0, le=180)]
 Pixels = Annotated[float, Interval(ge=0, le=1000)]
+BatchTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 OWN_TO_SPLITS = ("split",)  # arguments of every dataset that are not keys
 
 
@@ -45,6 +50,11 @@ class Augmentation:
         rotation: largest angle in degrees, to either side.
         elastic: deform the image as U-Net's authors do, by displacements of this standard deviation in pixels; theirs
             is 10, on images of 512 pixels.
+        mix: "cutmix" pastes a rectangle of another image of the batch into an image, with its labels, "classmix" the
+            pixels of half of its classes; None: images stay whole.
+        mix_probability: share of the images that something is pasted into.
+        on_device: do all this to whole batches where the network is, such as on a GPU, rather than to one image after
+            the other where they are read; the images need one size then, and a crop.
     """
 
     crop: Size | None = None
@@ -54,10 +64,30 @@ class Augmentation:
     flip_vertically: bool = False
     rotation: Degrees = 0.0
     elastic: Pixels = 0.0
+    mix: Literal["cutmix", "classmix"] | None = None
+    mix_probability: Fraction = 0.5
+    on_device: bool = False
 
     def __post_init__(self) -> None:
         if self.scale is not None and self.crop is None:
             raise ValueError("images of random size make no batch; set crop beside scale")
+        if self.on_device and self.crop is None:
+            raise ValueError("views that are made on the device need a size; set crop beside on_device")
+
+    @property
+    def of_an_image(self) -> dict[str, Any]:
+        """The settings of what is done to a single image, as `train_transform` and `RandomView` take them."""
+        others = ("mix", "mix_probability", "on_device")
+        return {key: value for key, value in vars(self).items() if key not in others}
+
+    def batch_transform(self, spec: DatasetSpec) -> BatchTransform | None:
+        """What is done to each training batch on the device; None: nothing."""
+        steps: list[BatchTransform] = [RandomView(spec, **self.of_an_image)] if self.on_device else []
+        if self.mix == "cutmix":
+            steps.append(CutMix(self.mix_probability))
+        elif self.mix == "classmix":
+            steps.append(ClassMix(spec, self.mix_probability))
+        return InTurn(*steps) if steps else None
 
 
 def of_every_dataset(*, augmentation: Augmentation = Augmentation(), keep_in_memory: bool = False) -> None:  # noqa: B008
@@ -93,7 +123,8 @@ def open_data(
     Args:
         section: as `parse_data` returns it.
         split: "train", "val" (or "valid", "validation") or "test".
-        augment: scale, crop, mirror and recolour at random, as the section says.
+        augment: scale, crop, mirror and recolour at random, as the section says; where that is done to batches on the
+            device (`Augmentation.batch_transform`), images are left as they are, in [0, 1].
         normalization: what has the mean and std by which images are normalised, such as a saved model's ``info``; the
             spec then says so too. None: the data set's own.
 
@@ -115,11 +146,12 @@ def open_data(
         if normalization is not None:
             known = {"mean": tuple(normalization.mean), "std": tuple(normalization.std)}
             opened.spec = dataclasses.replace(opened.spec, **known)
-        opened.transform = (
-            transforms.train_transform(opened.spec, **vars(augmentation))
-            if augment
-            else transforms.eval_transform(opened.spec)
-        )
+        if not augment:
+            opened.transform = transforms.eval_transform(opened.spec)
+        elif augmentation.on_device:
+            augmentation.batch_transform(opened.spec)  # settings that it refuses are named now
+        else:
+            opened.transform = transforms.train_transform(opened.spec, **augmentation.of_an_image)
     except ConfigError:
         raise
     except (ValueError, OSError) as error:

@@ -171,6 +171,7 @@ def fit_run(
             gradient_clip=rules.gradient_clip,
             accumulate=rules.accumulate,
             ema=rules.ema,
+            batch_transform=recipe.data["augmentation"].batch_transform(data.spec),
             seed=rules.seed,
             precision=rules.precision,
             log_every=min(every, LOSS_EVERY) if live else every,  # the bar shows losses more often than lines would
@@ -232,7 +233,7 @@ def build_model(recipe: Recipe, data: Any, *, pretrained: bool) -> SegmentationM
     Raises:
         ConfigError: the images are too small, or the model cannot be built.
     """
-    height, width = data[0][0].shape[1:]
+    height, width = recipe.data["augmentation"].crop or data[0][0].shape[1:]
     if min(height, width) < SMALLEST_SIDE:
         raise ConfigError(
             f"data: the images of training are {height} x {width} pixels, and a model needs sides of "

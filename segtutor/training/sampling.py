@@ -165,9 +165,10 @@ def collate(samples: list[Any]) -> Sample:
     pairs = [_pair(sample) for sample in samples]
     sizes = {tuple(image.shape[-2:]) for image, _ in pairs}
     if len(sizes) > 1:
+        found = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
         raise ValueError(
-            f"images of one batch differ in size ({', '.join(f'{h}x{w}' for h, w in sorted(sizes))}): give the dataset "
-            "a size= or a transform that crops, or use batch_size=1"
+            f"images of one batch differ in size ({found}): crop or resize all to one (data.augmentation.crop or "
+            "data.size in a configuration; a transform or size= of the dataset), or use batch_size=1"
         )
     images, masks = default_collate(pairs)
     return images, masks
