@@ -185,6 +185,17 @@ def test_displacements_are_in_pixels_of_the_image():
     assert abs(float(torch.corrcoef(torch.stack([x, y]))[0, 1])) < 0.03
 
 
+@pytest.mark.parametrize(("part", "least", "most"), [(50, 0, 0), (10, 0.2, 0.8)])
+def test_images_fold_where_displacements_are_large(part, least, most):
+    """The page on one's own data says which displacements are too large."""
+    places = pixel_places(40, 40).expand(100, 40, 40, 2)
+    torch.manual_seed(0)
+    moved = warped(places, (40, 40), elastic=40 / part)
+    along, down = moved[:, :-1, 1:] - moved[:, :-1, :-1], moved[:, 1:, :-1] - moved[:, :-1, :-1]
+    area = along[..., 0] * down[..., 1] - along[..., 1] * down[..., 0]  # negative where the image is turned over
+    assert least <= (area < 0).flatten(1).any(1).float().mean() <= most
+
+
 def test_angles_are_spread_to_either_side():
     torch.manual_seed(0)
     right = torch.tensor([1.0, 0.0]).expand(2000, 1, 1, 2)  # the middle of the right edge
