@@ -38,9 +38,7 @@ class CutMix:
         return f"CutMix(probability={self.probability})"
 
     def __call__(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) and masks (B, H, W) to both mixed; of a batch of one, as they are."""
-        if len(images) == 1:
-            return images, masks
+        """Images (B, C, H, W) and masks (B, H, W) to both mixed."""
         batch, height, width = masks.shape
         inside = []
         share = 0.5 ** torch.rand(batch)
@@ -76,9 +74,7 @@ class ClassMix:
         return f"ClassMix(num_classes={self.num_classes}, probability={self.probability})"
 
     def __call__(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) and masks (B, H, W) to both mixed; of a batch of one, as they are."""
-        if len(images) == 1:
-            return images, masks
+        """Images (B, C, H, W) and masks (B, H, W) to both mixed."""
         batch, classes = len(masks), self.num_classes
         labels = masks.roll(1, 0).flatten(1)  # (B, H W), of the image that is pasted from
         labels = labels.where((labels >= 0) & (labels < classes), labels.new_full((), classes))  # void comes last
@@ -95,7 +91,8 @@ class ClassMix:
 def paste(images: Tensor, masks: Tensor, pasted: Tensor) -> tuple[Tensor, Tensor]:
     """Images (B, C, H, W) and masks (B, H, W) with those of the image before, where ``pasted`` (B, H, W) says so.
 
-    The first image gets from the last. Batches are shuffled, so that the one before is any other.
+    The first image gets from the last, and a single one from itself, so that it stays what it is. Batches are shuffled:
+    the one before is any other.
     """
     return torch.where(pasted[:, None], images.roll(1, 0), images), torch.where(pasted, masks.roll(1, 0), masks)
 
