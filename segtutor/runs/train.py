@@ -233,7 +233,8 @@ def build_model(recipe: Recipe, data: Any, *, pretrained: bool) -> SegmentationM
     Raises:
         ConfigError: the images are too small, or the model cannot be built.
     """
-    height, width = recipe.data["augmentation"].crop or data[0][0].shape[1:]
+    augmentation = recipe.data["augmentation"]
+    height, width = augmentation.crop if augmentation.on_device else data[0][0].shape[1:]
     if min(height, width) < SMALLEST_SIDE:
         raise ConfigError(
             f"data: the images of training are {height} x {width} pixels, and a model needs sides of "
