@@ -443,3 +443,50 @@ def test_the_optimizer_is_the_one_named():
     sgd = parse_training({"optimizer": {"type": "sgd", "momentum": 0.5}, "lr": 2}).make_optimizer(layer)
     assert type(sgd) is torch.optim.SGD and (sgd.defaults["lr"], sgd.defaults["momentum"]) == (2.0, 0.5)
     assert {id(weight) for group in sgd.param_groups for weight in group["params"]} == set(map(id, layer.parameters()))
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (4, 3), (8, 7), (64, 8)])
+def test_workers_are_chosen_for_the_processors(cores, workers):
+    from segtutor.runs.recipe import workers_for
+
+    assert workers_for(cores) == workers
+
+
+def test_the_number_of_workers_is_chosen_once_and_written_down(tmp_path, folder, monkeypatch):
+    from segtutor.runs import recipe as recipes
+
+    monkeypatch.setattr(recipes, "available_cores", lambda: 4)
+    files = {**CONFIG, "data": {"type": "folder", "path": str(folder), "classes": 3}}
+    assert read_recipe(files).staffed().training.num_workers == 3
+    kept = read_recipe(files, ["data.keep_in_memory=true"]).staffed()
+    assert kept.training.num_workers == read_recipe(CONFIG).staffed().training.num_workers == 0
+    assert read_recipe(files, ["training.num_workers=1"]).staffed().training.num_workers == 1
+    monkeypatch.setattr(recipes, "local_processes", lambda: 2)
+    assert read_recipe(files).staffed().training.num_workers == 0  # two processors for each
+    monkeypatch.setattr(recipes, "workers_for", lambda cores: 1)
+    rules = ["training.steps=1", "data.augmentation.crop=[32, 32]"]
+    runs.train(files, rules, out=tmp_path / "run", check_data=False)
+    assert read_recipe(tmp_path / "run" / "config.yaml").training.num_workers == 1
+
+
+def test_images_that_are_kept_are_read_before_workers_start(tmp_path, folder, monkeypatch):
+    from segtutor.data.pairs import PairDataset
+
+    loaded, load = [], PairDataset.load
+    monkeypatch.setattr(PairDataset, "load", lambda self: loaded.append(len(self)) or load(self))
+    files = {
+        **CONFIG,
+        "data": {"type": "folder", "path": str(folder), "classes": 3, "augmentation": {"crop": [32, 32]}},
+    }
+    rules = ["training.steps=1", "data.keep_in_memory=true"]
+    runs.train(files, rules, out=tmp_path / "none", check_data=False)
+    assert loaded == []
+    runs.train(files, [*rules, "training.num_workers=1"], out=tmp_path / "one", check_data=False)
+    assert len(loaded) == 1
+
+
+def test_the_option_profile(tmp_path, config, capsys):
+    assert cli.main(["train", "--config", str(config), "--out", str(tmp_path / "run"), "--profile", "2"]) == 0
+    assert "Profile of 2 steps of " in capsys.readouterr().out
+    assert cli.main(["train", "--config", str(config), "--out", str(tmp_path / "other"), "--profile", "0"]) == 2

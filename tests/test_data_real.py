@@ -269,6 +269,18 @@ def test_what_is_kept_in_memory_stays_what_it_was(tmp_path):
     assert torch.equal(kept[1][0], before[0])  # not read again
 
 
+def test_what_is_loaded_is_shared_by_loading_processes(tmp_path):
+    from torch.utils.data import DataLoader
+
+    dataset = CamVid("val", root=small_camvid(tmp_path), size=(5, 7))
+    before = [dataset[index] for index in range(len(dataset))]
+    assert dataset.load() is dataset
+    for pair in dataset.pairs:
+        pair[0].unlink()  # a process that kept images of its own would have to read them
+    for (image, mask), (images, masks) in zip(before, DataLoader(dataset, 1, num_workers=1), strict=True):
+        assert torch.equal(images[0], image) and torch.equal(masks[0], mask)
+
+
 def test_transforms_get_image_and_mask(tmp_path):
     from torchvision import tv_tensors
 

@@ -272,6 +272,7 @@ def test_the_launcher_trains_and_passes_a_signal_on(tmp_path, launcher):
     endless.send_signal(signal.SIGTERM)
     rest = endless.communicate(timeout=120)[0]
     assert endless.returncode != 0
+    assert (Path(run) / "checkpoint.pt").is_file(), rest
     done = len(load_checkpoint(Path(run) / "checkpoint.pt")["history"]["loss"])
     assert 0 < done < 100000, rest
     again = start("--resume", run, f"training.steps={done + 2}", "logging.every=100000")

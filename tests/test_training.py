@@ -5,6 +5,7 @@ import copy
 import math
 import os
 import random
+import re
 import signal
 import warnings
 
@@ -693,3 +694,28 @@ def test_evaluate_one_logit_is_foreground_against_background():
 def test_evaluate_of_nothing():
     with pytest.raises(ValueError, match="nothing to score"):
         evaluate(small_net(), Blocks(0))
+
+
+# ------------------------------------------------------------------------------------------------------ where time goes
+def test_a_profile_says_where_time_went_and_changes_no_number(caplog):
+    expected = train(steps=6)
+    with caplog.at_level("INFO", logger="segtutor"):
+        history = train(steps=6, profile=3)
+    assert history.loss == expected.loss
+    (line,) = [record.message for record in caplog.records if record.message.startswith("Profile of")]
+    assert line.startswith("Profile of 3 steps of ")
+    shares = [int(number) for number in re.findall(r"(\d+) %", line)]
+    assert len(shares) == 5 and 97 <= sum(shares) <= 103 and shares[2] > 0
+
+
+def test_a_profile_blames_what_is_slow(caplog):
+    import time
+
+    class Slow(Blocks):
+        def __getitem__(self, index):
+            time.sleep(0.02)
+            return super().__getitem__(index)
+
+    with caplog.at_level("INFO", logger="segtutor"):
+        train(dataset=Slow(8), steps=4, batch_size=4, profile=2)
+    assert "Loading is the brake: set num_workers to 1 or more, from 0" in caplog.text

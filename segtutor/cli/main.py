@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as model.backbone.depth=18")
     train.add_argument("--extend", type=int, metavar="STEPS", help="with --resume: train so many steps more")
     train.add_argument("--out", type=Path, metavar="RUN", help="the folder to make; default: runs/CONFIG")
+    train.add_argument("--profile", type=int, metavar="STEPS", help="say after so many steps where their time went")
     train.add_argument("--no-check", action="store_true", help="do not look for what is wrong with the data first")
     train.add_argument(
         "--overfit", type=int, metavar="N", help="only see whether N images can be learnt by heart; writes nothing"
@@ -151,16 +152,24 @@ def _train(options: argparse.Namespace) -> int:
 
     if options.overfit is not None:
         return _overfit(options)
+    if options.profile is not None and options.profile < 1:
+        raise ValueError(f"--profile {options.profile}: give the number of steps to look into, 1 or more.")
     if options.resume is None and options.extend is not None:
         raise ValueError("--extend trains a run on: name it with --resume.")
     if options.resume is None:
-        history = runs.train(options.config, options.overrides, out=options.out, check_data=not options.no_check)
+        history = runs.train(
+            options.config,
+            options.overrides,
+            out=options.out,
+            check_data=not options.no_check,
+            profile=options.profile,
+        )
     elif options.out is not None or options.no_check:
         raise ValueError("--resume continues a run in its own folder: leave --out and --no-check out.")
     elif options.extend is not None and options.extend < 1:
         raise ValueError(f"--extend {options.extend}: give the number of steps to train on, 1 or more.")
     else:
-        history = runs.resume(options.resume, options.overrides, extend=options.extend)
+        history = runs.resume(options.resume, options.overrides, extend=options.extend, profile=options.profile)
     return 130 if history.interrupted else 0
 
 

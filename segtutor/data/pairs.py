@@ -98,9 +98,22 @@ class PairDataset(Dataset):
         """Keep every pair once it is read and resized, before the transform; returns the dataset itself.
 
         Worth it where small images are seen many times: decoding a file takes longer than a small network's step. The
-        cost is 4 (C + 2) H W bytes an image; with DataLoader workers, each of them keeps its own.
+        cost is 4 (C + 2) H W bytes an image. Loading processes of a DataLoader share what was read before they started,
+        and each keeps for itself what it reads later: call :meth:`load` first, as `segtutor train` does.
         """
         self._kept = {} if self._kept is None else self._kept
+        return self
+
+    def load(self) -> PairDataset:
+        """Read every pair now, once, and keep it in memory; returns the dataset itself.
+
+        Raises:
+            ValueError: As :meth:`read`.
+        """
+        self._kept = {} if self._kept is None else self._kept
+        for index in range(len(self)):
+            if index not in self._kept:
+                self._kept[index] = self._resized(index)
         return self
 
     def __repr__(self) -> str:

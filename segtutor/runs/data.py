@@ -95,7 +95,7 @@ def of_every_dataset(*, augmentation: Augmentation = Augmentation(), keep_in_mem
 
     Args:
         augmentation: what is done at random to training images.
-        keep_in_memory: keep every image once it is read and resized.
+        keep_in_memory: keep every image once it is read and resized, one copy for all loading processes.
     """
 
 

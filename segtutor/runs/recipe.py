@@ -7,6 +7,7 @@ be overridden from the command line by its path, ``model.backbone.depth=18``.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from segtutor.factory.config import (
 )
 from segtutor.factory.messages import shown, suggest
 from segtutor.factory.parse import expand, parse_config
-from segtutor.runs.data import open_data, parse_data
+from segtutor.runs.data import is_read_from_files, open_data, parse_data
 from segtutor.runs.optimization import (
     Decay,
     make_loss,
@@ -43,6 +44,7 @@ from segtutor.runs.optimization import (
     weights_key,
 )
 from segtutor.runs.parameter_groups import parameter_groups
+from segtutor.training.distributed import local_processes
 from segtutor.training.schedule import Schedule, warmed_up
 
 SECTIONS = ("model", "data", "training", "evaluation", "logging")
@@ -57,7 +59,7 @@ class Training:
 
     Attributes:
         steps: optimiser steps.
-        batch_size: images per step.
+        batch_size: images per step, those of all processes together.
         optimizer: "adamw", "sgd", or keys and values such as {type: sgd, momentum: 0.9}.
         lr: learning rate before the schedule.
         weight_decay: decoupled weight decay of adamw, L2 penalty of sgd.
@@ -80,7 +82,10 @@ class Training:
             place of the last weights; None: no mean.
         validate_every: steps from one validation to the next; None: after the last step only.
         save_every: steps from one checkpoint to the next; None: ten in a run.
-        num_workers: processes that load images; 0: none beside the one that trains.
+        num_workers: processes that load images; 0: none beside the one that trains; None: as many as the processors
+            let do some good, see `workers_for`, chosen before the first step and written down.
+        sync_batchnorm: of several processes on GPUs: batch normalisations take their statistics over the whole batch,
+            not over each process's share of it.
         seed: of the order of the images, augmentation, dropout and, unless ``model.seed`` is given, the weights.
     """
 
@@ -103,7 +108,8 @@ class Training:
     ema: Decay | None = None
     validate_every: Steps | None = None
     save_every: Steps | None = None
-    num_workers: Annotated[int, Interval(ge=0, le=256)] = 0
+    num_workers: Annotated[int, Interval(ge=0, le=256)] | None = None
+    sync_batchnorm: bool = False
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
 
     def make_loss(self, ignore_index: int, auxiliary: bool, num_classes: int = 2) -> nn.Module:
@@ -210,6 +216,14 @@ class Recipe:
             "ignore_index": spec.ignore_index,
         }
 
+    def staffed(self) -> Recipe:
+        """The recipe with a number of loading processes, which is chosen for this computer where it says none."""
+        if self.training.num_workers is not None:
+            return self
+        cores = available_cores() // local_processes()
+        number = 0 if self.data["keep_in_memory"] or not is_read_from_files(self.data) else workers_for(cores)
+        return replace(self, training=replace(self.training, num_workers=number))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in a run's ``config.yaml``; `read_recipe` accepts them."""
         return plain(self)
@@ -243,6 +257,19 @@ def read_recipe(source: Any, overrides: Iterable[str] = ()) -> Recipe:
         data["value_range"] = spec.value_range
     model = _parse_model(config["model"], data, spec, training)
     return Recipe(model, data, training, evaluation, logging)
+
+
+def workers_for(cores: int) -> int:
+    """How many processes should load image files for one that trains, of so many processors.
+
+    With one or two of them loading would take from the training what it gives; beyond eight a disk has no more to give.
+    """
+    return 0 if cores <= 2 else min(cores - 1, 8)
+
+
+def available_cores() -> int:
+    """Processors that this process may use, of which a batch system may have lent it only some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def overridden(config: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ RULES = (
     Rule("training.validate_every", True, "from the next step on"),
     Rule("training.save_every", True, "from the next step on"),
     Rule("training.num_workers", True, "the order of the images stays; with none, other random numbers are drawn"),
+    Rule("training.sync_batchnorm", True, "from the next step on; the tensors are the same"),
     Rule("evaluation.*", True, "from the next validation on"),
     Rule("logging.*", True, "from the next step on"),
     Rule("model.device", True, "another device rounds otherwise"),
@@ -79,13 +80,16 @@ class Change(NamedTuple):
     new: Any
 
 
-def resume(run: Path | str, overrides: Iterable[str] = (), *, extend: int | None = None) -> History:
+def resume(
+    run: Path | str, overrides: Iterable[str] = (), *, extend: int | None = None, profile: int | None = None
+) -> History:
     """Continue a run from its last checkpoint, or from the beginning where it ended before its first.
 
     Args:
         run: the folder.
         overrides: "path.of.key=value" each, on top of its ``config.yaml``, which then says the new values.
         extend: train so many steps more than it was to have.
+        profile: log after so many steps where their time went, and what to change.
 
     Returns:
         The curves from the first step on.
@@ -110,7 +114,7 @@ def resume(run: Path | str, overrides: Iterable[str] = (), *, extend: int | None
         recipe, config, state, changes = plan
         parts = build(recipe, pretrained=state is None and processes.first)
         if state is None:
-            return fit_run(run, recipe, config, *parts)
+            return fit_run(run, recipe, config, *parts, profile=profile)
         done, noted = len(state["history"]["steps"]), list(state["changes"])
         processes.once(lambda: _check_images(run, state["names"], parts[0]))
         if processes.first:
@@ -119,7 +123,7 @@ def resume(run: Path | str, overrides: Iterable[str] = (), *, extend: int | None
             noted.append({"step": done + 1, **change._asdict()})
             if processes.first:
                 logger.info("%s: %s in place of %s from step %d on.", change.key, change.new, change.old, done + 1)
-        return fit_run(run, recipe, config, *parts, state=state, changes=noted)
+        return fit_run(run, recipe, config, *parts, state=state, changes=noted, profile=profile)
 
 
 class _Plan(NamedTuple):
@@ -138,7 +142,7 @@ def _plan(run: Path, overrides: Iterable[str], extend: int | None) -> _Plan | Hi
     if not (run / CHECKPOINT).exists() and not (run / LAST).exists():
         if extend is not None:
             raise RunError(f"{run} has no steps yet that --extend could go on from: leave it out.")
-        recipe = recipe_of(run, config)
+        recipe = recipe_of(run, config).staffed()
         logger.info("No step of %s was saved: it starts from the beginning.", run)
         return _Plan(recipe, _plain(recipe.to_dict(), config), None, ())
     state = load_checkpoint(run / CHECKPOINT)
@@ -150,7 +154,7 @@ def _plan(run: Path, overrides: Iterable[str], extend: int | None) -> _Plan | Hi
         config = config_of(run, [*overrides, f"training.steps={state['config']['training']['steps'] + extend}"])
     done = len(state["history"]["steps"])
     try:
-        recipe = recipe_of(run, config)
+        recipe = recipe_of(run, config).staffed()
     except ConfigError:  # of two parts that do not fit any more, the one that was changed is to blame
         before, said = _flat(state["config"]), _flat(config)
         found = [Change(key, before[key], said[key]) for key in said if said[key] != before.get(key, said[key])]

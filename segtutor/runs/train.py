@@ -43,7 +43,12 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    config: Any, overrides: Iterable[str] = (), *, out: Path | str | None = None, check_data: bool = True
+    config: Any,
+    overrides: Iterable[str] = (),
+    *,
+    out: Path | str | None = None,
+    check_data: bool = True,
+    profile: int | None = None,
 ) -> History:
     """Train a model as a configuration says, into a new folder.
 
@@ -55,6 +60,8 @@ def train(
         out: the run's folder; None: ``runs/`` and the configuration's name.
         check_data: look at a sample of the images and masks first, make a step and undo it, and do not start where
             something is wrong.
+
+        profile: log after so many steps where their time went, and what to change.
 
     Returns:
         The curves.
@@ -72,7 +79,7 @@ def train(
         check_not_in_use(run)
         recipe = read_recipe(config, overrides)
         report = look_at_data(recipe) if check_data else None
-        return recipe.measured(), report
+        return recipe.measured().staffed(), report
 
     recipe, report = processes.once(checked)
     parts = build(recipe, pretrained=processes.first)
@@ -86,7 +93,7 @@ def train(
             write_recipe(run, recipe, parts[0])
 
         processes.once(claim)
-        return fit_run(run, recipe, recipe.to_dict(), *parts)
+        return fit_run(run, recipe, recipe.to_dict(), *parts, profile=profile)
 
 
 def build(recipe: Recipe, *, pretrained: bool) -> tuple[Any, Any, SegmentationModel]:
@@ -111,6 +118,7 @@ def fit_run(
     *,
     state: Mapping[str, Any] | None = None,
     changes: Sequence[Mapping[str, Any]] = (),
+    profile: int | None = None,
 ) -> History:
     """Train as a recipe says.
 
@@ -121,6 +129,7 @@ def fit_run(
         data, validation, model: as `build` makes them.
         state: a checkpoint to continue from; None: a new run.
         changes: what was changed since the run began, written beside the curves.
+        profile: steps whose time is looked into; None: none.
 
     Returns:
         The curves.
@@ -159,6 +168,8 @@ def fit_run(
     every = max(1, rules.steps // 20) if recipe.logging.every is None else recipe.logging.every
     live = processes.once(is_drawn)
     with explained(recipe, go_on):
+        if rules.num_workers and recipe.data["keep_in_memory"]:
+            data.load()  # before the loading processes start, or each would keep a copy of its own
         history = training.fit(
             model,
             data,
@@ -180,7 +191,9 @@ def fit_run(
             evaluation=recipe.scoring(validation.spec),
             log_dir=run / TENSORBOARD if recipe.logging.tensorboard else None,
             observers=_observers(run, recipe, validation, state, every, live) if processes.first else (),
-            num_workers=rules.num_workers,
+            num_workers=rules.num_workers or 0,
+            sync_batchnorm=rules.sync_batchnorm,
+            profile=profile,
             save=save,
             save_every=max(1, rules.steps // 10) if rules.save_every is None else rules.save_every,
             resume=state,
@@ -268,6 +281,9 @@ def _announce(recipe: Recipe, data: Any, validation: Any, model: SegmentationMod
     names = f"{recipe.model.backbone['type']} with head {recipe.model.head['type']}"
     where = next(model.parameters()).device
     logger.info("Model: %s, %.1f million parameters, on %s.", names, million, where)
+    workers = recipe.training.num_workers
+    by = f"{workers} beside the one that trains" if workers else "the one that trains"
+    logger.info("Loading processes: %s.", by)
     if (count := joined().world_size) > 1:
         batch = recipe.training.batch_size
         logger.info("Processes: %d, each with %d of the %d images of a batch.", count, batch // count, batch)

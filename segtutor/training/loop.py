@@ -26,11 +26,12 @@ from segtutor.training.distributed import check_all_read, check_synchronised_nor
 from segtutor.training.evaluate import evaluate
 from segtutor.training.interrupts import between_steps
 from segtutor.training.precision import NAMES, in_float32, prepare
+from segtutor.training.profiling import StepClock
 from segtutor.training.reporting import ClassWatch, History, Observer, Reporter
 from segtutor.training.sampling import Samples, batch_sizes, check_dataset, loader, seed_of, seeded
 from segtutor.training.schedule import Schedule, schedule_of
 
-ECHO = 5.0  # seconds in which torchrun has passed a signal on
+ECHO = 20.0  # seconds in which torchrun passes a signal on a second time; it kills after 30
 
 
 def fit(
@@ -61,6 +62,7 @@ def fit(
     observers: Sequence[Observer] = (),
     num_workers: int = 0,
     sync_batchnorm: bool = False,
+    profile: int | None = None,
     save: Callable[[dict[str, Any]], None] | None = None,
     save_every: int | None = None,
     resume: Mapping[str, Any] | None = None,
@@ -115,6 +117,8 @@ def fit(
         observers: are told of each step and validation, such as what draws a bar of progress.
         num_workers: processes that load data; 0 loads in this one.
         sync_batchnorm: of several processes on GPUs: take the statistics of batch normalisations over the whole batch.
+        profile: after so many steps log which share of their time went into waiting for data, forward pass, backward
+            pass and optimiser, and what to change. The numbers of the run stay what they are.
         save: called as `save(state)` before and after each validation, after the last step and after an interrupt, with
             what it takes to continue; see :func:`save_checkpoint`. The tensors are the live ones: write them before
             returning. With it, SIGTERM and SIGHUP are heard like Ctrl-C, and take their course once the state is saved.
@@ -163,6 +167,7 @@ def fit(
     base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     # A device that is asked for a loss is waited for; who wants each loss at once waits at each step.
     read_every = 1 if on_step is not None else log_every or 1
+    clock = StepClock(profile if processes.first else None, device, num_workers)
     start, seconds, whole, agreed = len(history.steps), history.seconds, True, processes.world_size == 1
 
     def hand_out() -> None:
@@ -212,6 +217,7 @@ def fit(
                     validate(start)  # the run had ended in the middle of it
             for step in range(start + 1, steps + 1):
                 tick, whole = time.perf_counter(), False
+                clock.begin()
                 for group, base in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = base * factor(step - 1, steps)
                 optimizer.zero_grad(set_to_none=True)
@@ -223,18 +229,22 @@ def fit(
                     if batch_transform is not None:
                         images, masks = batch_transform(images, masks)
                     images = images.contiguous(memory_format=torch.channels_last)
+                    clock.lap("data")
                     with processes.step_part(wrapped, last=part == accumulate - 1):
                         with torch.autocast(device.type, dtype, enabled=dtype is not None):
                             outputs = wrapped(images, auxiliary=True) if auxiliary else wrapped(images)
                         watch.look(masks)
                         value = loss(in_float32(outputs), masks) * share / accumulate
                         total = total + value.detach()
+                        clock.lap("forward")
                         scaler.scale(value).backward()
+                    clock.lap("backward")
                 if step == start + 1 and processes.world_size > 1:
                     processes.once(lambda: check_all_read(model))
                 reporter.note(step, total, optimizer.param_groups[0]["lr"])
                 if due(read_every, step):
                     reporter.read()  # before a weight is moved
+                clock.lap("rest")
                 if gradient_clip is not None:
                     scaler.unscale_(optimizer)
                     nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
@@ -242,8 +252,10 @@ def fit(
                 scaler.update()
                 if mean is not None:
                     mean.update(model)
+                clock.lap("optimiser")
                 reporter.record(history, time.perf_counter() - tick)
                 whole = True
+                clock.end()
                 if on_step is not None:
                     on_step(step, history.loss[-1])
                 if processes.any(bool(asked)):
