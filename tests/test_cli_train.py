@@ -456,8 +456,10 @@ def test_workers_are_chosen_for_the_processors(cores, workers):
 def test_the_number_of_workers_is_chosen_once_and_written_down(tmp_path, folder, monkeypatch):
     from segtutor.runs import recipe as recipes
 
-    monkeypatch.setattr(recipes, "available_cores", lambda: 4)
     files = {**CONFIG, "data": {"type": "folder", "path": str(folder), "classes": 3}}
+    monkeypatch.setattr(recipes, "available_cores", lambda: 4)
+    assert read_recipe(files).staffed().training.num_workers == 0  # six images
+    monkeypatch.setattr(recipes, "FEW", 1)
     assert read_recipe(files).staffed().training.num_workers == 3
     kept = read_recipe(files, ["data.keep_in_memory=true"]).staffed()
     assert kept.training.num_workers == read_recipe(CONFIG).staffed().training.num_workers == 0

@@ -48,6 +48,7 @@ from segtutor.training.distributed import local_processes
 from segtutor.training.schedule import Schedule, warmed_up
 
 SECTIONS = ("model", "data", "training", "evaluation", "logging")
+FEW = 64  # images, which are read in the time that loading processes take to start where they are not forked
 Steps = Annotated[int, Interval(ge=1, le=10_000_000)]
 Rate = Annotated[float, Interval(ge=0, le=100)]
 Weight = Annotated[float, Interval(ge=0, le=1e6)]
@@ -220,8 +221,11 @@ class Recipe:
         """The recipe with a number of loading processes, which is chosen for this computer where it says none."""
         if self.training.num_workers is not None:
             return self
-        cores = available_cores() // local_processes()
-        number = 0 if self.data["keep_in_memory"] or not is_read_from_files(self.data) else workers_for(cores)
+        number = workers_for(available_cores() // local_processes())
+        if self.data["keep_in_memory"] or not is_read_from_files(self.data):
+            number = 0
+        elif number and len(open_data(self.data, "train")) < FEW:
+            number = 0
         return replace(self, training=replace(self.training, num_workers=number))
 
     def to_dict(self) -> dict[str, Any]:

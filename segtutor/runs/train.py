@@ -281,9 +281,8 @@ def _announce(recipe: Recipe, data: Any, validation: Any, model: SegmentationMod
     names = f"{recipe.model.backbone['type']} with head {recipe.model.head['type']}"
     where = next(model.parameters()).device
     logger.info("Model: %s, %.1f million parameters, on %s.", names, million, where)
-    workers = recipe.training.num_workers
-    by = f"{workers} beside the one that trains" if workers else "the one that trains"
-    logger.info("Loading processes: %s.", by)
+    if recipe.training.num_workers:
+        logger.info("Loading processes: %d.", recipe.training.num_workers)
     if (count := joined().world_size) > 1:
         batch = recipe.training.batch_size
         logger.info("Processes: %d, each with %d of the %d images of a batch.", count, batch // count, batch)
