@@ -31,6 +31,7 @@ CONFIG = {
     "model": {"backbone": "pools", "head": "fcn"},
     "data": {"type": "scenes", "size": [32, 48], "length": 8},
     "training": {"steps": 6, "batch_size": 2, "lr": 0.01, "precision": "fp32"},
+    "logging": {"report": False},
 }
 
 

@@ -95,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--weights", choices=("best", "last"), help="default: the best, where they were kept")
     evaluate.set_defaults(run=_evaluate)
 
+    report = commands.add_parser("report", help="write report.html of a run: curves, scores, worst and best images")
+    report.add_argument("folder", type=Path, metavar="RUN", help="a folder that train made")
+    report.add_argument("--split", default="val", help="the images to show: train, val or test; default: val")
+    report.add_argument("--weights", choices=("best", "last"), help="default: the best, where they were kept")
+    report.set_defaults(run=_report)
+
     predict = commands.add_parser("predict", help="label images with a saved model")
     predict.add_argument("folder", type=Path, metavar="MODEL", help="a folder that train made, or its best/ or last/")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, folders, or patterns in quotes")
@@ -186,6 +192,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     from segtutor import runs
 
     runs.evaluate(options.folder, options.split, weights=options.weights, data=options.data)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from segtutor import runs
+
+    print(f"Wrote {runs.report(options.folder, options.split, weights=options.weights)}.")
     return 0
 
 

@@ -5,6 +5,7 @@ from segtutor.runs.evaluate import evaluate
 from segtutor.runs.overfit import Overfit, overfit
 from segtutor.runs.predict import predict
 from segtutor.runs.recipe import Recipe, read_recipe
+from segtutor.runs.report import report
 from segtutor.runs.resume import resume
 from segtutor.runs.train import train
 
@@ -17,6 +18,7 @@ __all__ = [
     "overfit",
     "predict",
     "read_recipe",
+    "report",
     "resume",
     "train",
 ]

@@ -6,18 +6,18 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from segtutor import training
 from segtutor.data.spec import DatasetSpec
 from segtutor.data.splits import part_name
-from segtutor.factory import ConfigError, ModelInfo
+from segtutor.factory import ConfigError, ModelInfo, SegmentationModel
 from segtutor.factory.config import read_config
 from segtutor.runs.data import is_read_from_files, open_data, parse_data, splits_of
 from segtutor.runs.errors import RunError
 from segtutor.runs.folder import BEST, CONFIG, LAST, find_model, load_model, recipe_of
 from segtutor.runs.recipe import Evaluation, parse_evaluation
-from segtutor.runs.report import add_scores, counted, scores_of
+from segtutor.runs.scores import add_scores, counted, scores_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,45 @@ def evaluate(
         ConfigError: the data have no such split, or are not there.
     """
     folder = Path(folder)
+    scored = opened(folder, split, weights=weights, data=data)
+    confusion = training.evaluate(
+        scored.model,
+        scored.data,
+        batch_size=scored.batch_size,
+        **scored.rules,
+    )
+    classes, spec = scored.model.info.classes, scored.data.spec
+    logger.info("%s on %s, %s, %s.", scored.place, spec.title, scored.split, counted(scored.data))
+    logger.info("%s", confusion.table(classes))
+    on_borders = "" if confusion.boundary_width is None else f", on the borders {confusion.boundary_miou:.4f}"
+    logger.info("mIoU %.4f%s", confusion.miou, on_borders)
+    scores = {"weights": scored.place.name, "images": len(scored.data), **scores_of(confusion, classes)}
+    add_scores(folder, scored.split if data is None else f"{spec.title}/{scored.split}", scores)
+    return scores
+
+
+class Opened(NamedTuple):
+    """A saved model, and data as it is to see them.
+
+    Attributes:
+        place: the folder of the model.
+        model: in evaluation mode.
+        data: the split, normalised as the model knows it.
+        split: its name.
+        rules: arguments of `segtutor.training.evaluate` that decide the scores.
+        batch_size: images at a time.
+    """
+
+    place: Path
+    model: SegmentationModel
+    data: Any
+    split: str
+    rules: dict[str, Any]
+    batch_size: int
+
+
+def opened(folder: Path, split: str | None = None, *, weights: str | None = None, data: Any = None) -> Opened:
+    """Load a saved model and open a split as it is to see it; arguments and errors are those of `evaluate`."""
     place = find_model(folder, weights)
     section, rules, batch_size = _own(folder, place) if data is None else _other(data)
     split = splits_of(section)[-1] if split is None else part_name(split)
@@ -49,21 +88,12 @@ def evaluate(
     scored.spec = dataclasses.replace(scored.spec, value_range=model.info.value_range)
     if model.info.resize is not None and section.get("size") is None and is_read_from_files(section):
         scored.size = model.info.resize
-    confusion = training.evaluate(
-        model,
-        scored,
-        batch_size=rules.batch_size or batch_size,
-        num_classes=len(model.info.classes),
-        ignore_index=scored.spec.ignore_index,
-        boundary_width=rules.boundary_width,
-    )
-    logger.info("%s on %s, %s, %s.", place, scored.spec.title, split, counted(scored))
-    logger.info("%s", confusion.table(model.info.classes))
-    on_borders = "" if confusion.boundary_width is None else f", on the borders {confusion.boundary_miou:.4f}"
-    logger.info("mIoU %.4f%s", confusion.miou, on_borders)
-    scores = {"weights": place.name, "images": len(scored), **scores_of(confusion, model.info.classes)}
-    add_scores(folder, split if data is None else f"{scored.spec.title}/{split}", scores)
-    return scores
+    how = {
+        "num_classes": len(model.info.classes),
+        "ignore_index": scored.spec.ignore_index,
+        "boundary_width": rules.boundary_width,
+    }
+    return Opened(place, model, scored, split, how, rules.batch_size or batch_size)
 
 
 def _own(folder: Path, place: Path) -> tuple[Mapping[str, Any], Evaluation, int]:

@@ -9,6 +9,7 @@ metrics.csv     the same as a table
 split/          the names of the images of each part, where a list or a draw parted a folder
 checkpoint.pt   what it takes to continue
 scores.json     what `evaluate` found
+report.html     curves, scores, the worst and the best images, and how the run was made: one file to look at or send
 tensorboard/    the curves, and panels of a few validation images, for TensorBoard, where they were asked for
 .lock           keeps a second run out while one works here
 """
@@ -33,6 +34,7 @@ from segtutor.runs.recipe import Recipe, overridden, read_recipe
 from segtutor.runs.schema import config_text
 
 CONFIG, CHECKPOINT, HISTORY, SCORES = "config.yaml", "checkpoint.pt", "history.json", "scores.json"
+REPORT = "report.html"
 METRICS = ("metrics.jsonl", "metrics.csv")
 BEST, LAST, SPLIT, TENSORBOARD = "best", "last", "split", "tensorboard"
 MODEL = "model.safetensors"

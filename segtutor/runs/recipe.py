@@ -155,11 +155,14 @@ class Logging:
 
     Attributes:
         every: steps from one line to the next; None: twenty in a run.
-        tensorboard: write loss, learning rate and scores for TensorBoard, into ``tensorboard/`` in the run's folder.
+        tensorboard: write loss, learning rate, scores and a few images for TensorBoard, into ``tensorboard/`` in the
+            run's folder.
+        report: write ``report.html`` into the run's folder when it ends.
     """
 
     every: Steps | None = None
     tensorboard: bool = False
+    report: bool = True
 
 
 @dataclass(frozen=True)

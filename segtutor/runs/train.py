@@ -17,7 +17,7 @@ from segtutor.data.report import DatasetReport
 from segtutor.factory import ConfigError, ModelInfo, SegmentationModel, create_model
 from segtutor.runs.before import look_at_data, try_out
 from segtutor.runs.data import is_read_from_files
-from segtutor.runs.faults import explained
+from segtutor.runs.faults import explained, sentence
 from segtutor.runs.folder import (
     BEST,
     CHECKPOINT,
@@ -34,7 +34,7 @@ from segtutor.runs.metrics import MetricFiles
 from segtutor.runs.panels import Samples
 from segtutor.runs.progress import LOSS_EVERY, Bar, is_drawn
 from segtutor.runs.recipe import Recipe, name_of, read_recipe
-from segtutor.runs.report import counted
+from segtutor.runs.scores import counted
 from segtutor.training import History, Observer, save_checkpoint
 from segtutor.training.distributed import joined
 
@@ -205,8 +205,23 @@ def fit_run(
         saved = "" if kept is None or kept == len(history.steps) else f" The state after step {kept} is kept."
         logger.info("Stopped %s.%s Continue with: segtutor train --resume %s", at, saved, run)
     else:
+        if recipe.logging.report:
+            _report(run)
         logger.info("Done: %s. Next: segtutor evaluate %s", run, run)
     return history
+
+
+def _report(run: Path) -> None:
+    """Write the report; a run that is done stays so where that fails."""
+    from segtutor.runs.report import report
+
+    try:
+        logger.info("Report: %s", report(run))
+    except Exception as error:
+        logger.warning(
+            "Warning: the report was not written (%s: %s): try `segtutor report %s`.",
+            type(error).__name__, sentence(error), run,
+        )  # fmt: skip
 
 
 def _observers(
