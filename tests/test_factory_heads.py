@@ -204,7 +204,7 @@ def classifier(width, num_classes=21):
     return width * num_classes + num_classes
 
 
-def test_parameters_are_the_published_ones():
+def test_parameters_are_those_of_a_second_count():
     fpn = on_meta("fpn", num_classes=150)
     assert count(fpn.pyramid) == 3_344_384
     assert count(fpn.branches) == 1_623_808
@@ -226,12 +226,12 @@ def test_parameters_are_the_published_ones():
         (RESNET50, 256, 1_246_720, 1_285_270),
     ],
 )
-def test_segformer_has_the_published_parameters(channels, proj_dim, decoder, with_150_classes):
+def test_segformer_has_the_parameters_of_its_description(channels, proj_dim, decoder, with_150_classes):
     head = on_meta("segformer", channels, 150, proj_dim=proj_dim)
     assert (count(head.decoder), count(head)) == (decoder, with_150_classes)
 
 
-def test_ksac_and_ocnet_have_the_published_parameters():
+def test_ksac_and_ocnet_have_the_parameters_of_their_references():
     with torch.device("meta"):
         summed, side_by_side = (ksac.SharedKernelPooling(2048, 256, (6, 12, 18), f, 0.1) for f in ("sum", "concat"))
         aspp = ASPP(2048, 256, (6, 12, 18))

@@ -88,7 +88,7 @@ def resnetv2(
 @register_backbone(
     "mobilenetv2",
     channels=lambda **_: (24, 32, 96, 320),
-    uses={"mobilenetv2": "For phones and browsers: depthwise convolutions run everywhere, and it dilates."},
+    uses={"mobilenetv2": "For phones and browsers: the fewest parameters and FLOPs of the backbones that dilate."},
 )
 def mobilenetv2(
     in_channels: int, *, pretrained: bool | str = False, output_stride: Literal[32, 16, 8] = 32
@@ -102,7 +102,7 @@ def mobilenetv2(
     channels=lambda variant, **_: (24, 48, 120, 352) if variant == "lite2" else (24, 40, 112, 320),
     names={f"efficientnet-{variant}": {"variant": variant} for variant in ("lite0", "lite1", "lite2")},
     uses={
-        "efficientnet-lite0": "Where there is no connection: ImageNet weights come as a package; quick on a CPU.",
+        "efficientnet-lite0": "Where there is no connection: ImageNet weights come as a package; faster than resnet50.",
         "efficientnet-lite1": "When efficientnet-lite0 is too weak: the same widths, more blocks.",
         "efficientnet-lite2": "When efficientnet-lite1 is too weak: as many blocks, a tenth wider.",
     },
@@ -138,9 +138,9 @@ def ghostnet(in_channels: int, *, pretrained: bool | str = False, output_stride:
     channels=lambda depth, **_: STAGES[depth].channels,
     names={f"vovnet{depth}": {"depth": depth} for depth in (27, 39, 57)},
     uses={
-        "vovnet27": "For a small network of plain 3x3 convolutions, which any accelerator runs well.",
-        "vovnet39": "In place of resnet50 where memory traffic and not arithmetic is the limit.",
-        "vovnet57": "In place of resnet101, on the same grounds.",
+        "vovnet27": "For a small network of dense 3x3 convolutions, where depthwise ones are slow.",
+        "vovnet39": "In place of resnet50, to compare: made for little memory traffic; slower on our CPU.",
+        "vovnet57": "In place of resnet101, to compare: as slow on our CPU, in less memory.",
     },
 )
 def vovnet(
@@ -179,7 +179,7 @@ _CONVNEXT = {
         "convnext-small": "When convnext-tiny underfits: the same width, three times as many blocks in stage 3.",
         "convnext-base": "When convnext-small underfits, on a large GPU.",
         "convnext-large": "For fine-tuning with checkpointing on one large GPU.",
-        "convnext-xlarge": "For a frozen backbone, or several large GPUs.",
+        "convnext-xlarge": "For a frozen backbone, or a GPU of more than 20 GB.",
     },
 )
 def convnext(

@@ -4,7 +4,8 @@ After Chen et al. 2018 (arXiv 1802.02611); the modules are `segtutor.models.deep
 `segtutor.models.deeplab_v3plus.Decoder`.
 
 **When to use it.** When nothing speaks for another head, on convolutional backbones above all: it looks far, and draws
-its borders at stride 4. Dilate the backbone to stride 16 where it can be; at 8 it costs much more and gains a little.
+its borders at stride 4. Dilate the backbone to stride 16 where it can be; at 8 it costs much more (that it gains a
+little there is the paper's result, not ours).
 
 Unlike the paper's network it takes c4 at any stride, and its rates go with it: 6, 12, 18 at 16, doubled at 8, halved
 at 32.

@@ -3,7 +3,7 @@
 After Yuan et al. 2018 (arXiv 1809.00916), ASP-OC; its attention is that of `ocnet`.
 
 **When to use it.** When `aspp` is nearly right and errors are of the kind that a look elsewhere in the image would
-settle. It is the heaviest of the heads that look around; attention works on c4 at half its resolution, and stays cheap.
+settle. It takes as many FLOPs as `aspp` and more memory; attention works on c4 at half its resolution, and stays cheap.
 
 **Differences from the paper**
 
@@ -80,7 +80,7 @@ class ASPPOCNetHead(ContextHead):
         dropout: share of the context's channels dropped in training.
     """
 
-    when = "Atrous rates and self-attention together: to find out what attention adds to aspp, at a higher cost."
+    when = "Atrous rates and self-attention: to see what it adds to aspp, for as many FLOPs and more memory."
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ After Kirillov, Girshick, He and Dollar 2019 (arXiv 1901.02446), the semantic br
 Lin et al. 2017 (arXiv 1612.03144).
 
 **When to use it.** Where fine and coarse things are both wanted from a backbone that is not dilated: it reads all four
-maps and is light. Its far sight is the backbone's own; nothing in it looks around.
+maps, for a little less work than `aspp`. Its far sight is the backbone's own; nothing in it looks around.
 
 **Differences from the paper**
 
@@ -75,7 +75,7 @@ class FPNHead(Head):
     """
 
     in_strides, out_stride = (4, 8, 16, 32), 4
-    when = "All four maps by convolutions, from a backbone without dilation, at moderate cost."
+    when = "All four maps by convolutions, from a backbone without dilation, for a little less work than aspp."
 
     def __init__(
         self,

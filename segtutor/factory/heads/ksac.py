@@ -4,7 +4,7 @@ After Huang, Wang, Jia, Liu and He 2019 (arXiv 1908.09443). An object of any siz
 weights per channel pair, so that each rate's examples teach all of them, and two of ASPP's three kernels are saved.
 
 **When to use it.** Where ASPP is wanted and parameters or downloads are scarce: it has about two fifths of ASPP's
-weights, and takes the same time. With little data, the sharing is also what the paper argues for.
+weights, and as many FLOPs. The paper argues for the sharing with little data too; this book has not measured that.
 
 **Differences from the paper**
 
