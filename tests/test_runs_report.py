@@ -109,7 +109,7 @@ def test_the_numbers_are_those_of_evaluate(run, text, tiny):
     scores, words = runs.evaluate(run, "val"), Parsed(text).text
     assert f"mIoU {100 * scores['miou']:.1f} % mIoU on the borders {100 * scores['boundary_miou']:.1f} %" in words
     for name in CLASSES:
-        assert re.search(rf"{re.escape(name)}( [\d.]+)+ {100 * scores['iou'][name]:.1f}\b", words)
+        assert re.search(rf"{re.escape(name)} {100 * scores['iou'][name]:.1f}\b", words)
     assert "training.lr 0.01 0.002" in words and "training.steps 6 8" in words and "steps 8" in words
     assert f"torch {torch.__version__.split('+')[0]}" in words and "Validation mIoU (%)" in words
 

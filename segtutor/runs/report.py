@@ -181,13 +181,11 @@ def _classes(found: Opened, confusion: ConfusionMatrix) -> str:
 
     names, colors = found.model.info.classes, viz.class_colors(found.data.spec)
     pixels = confusion.matrix.sum(1).double()
-    columns = {
-        "share of pixels": pixels / pixels.sum().clamp(min=1),
-        "accuracy": confusion.class_accuracy,
-        "IoU": confusion.iou,
-    }
+    columns = {"IoU": confusion.iou}  # first, since a telephone shows the first columns
     if confusion.boundary_width is not None:
-        columns[f"IoU within {confusion.boundary_width} px of a border"] = confusion.boundary_iou
+        columns[f"within {confusion.boundary_width} px of a border"] = confusion.boundary_iou
+    columns["accuracy"] = confusion.class_accuracy
+    columns["share of pixels"] = pixels / pixels.sum().clamp(min=1)
     rows = [
         (name, *(_percent(float(values[label])) for values in columns.values())) for label, name in enumerate(names)
     ]
@@ -228,7 +226,7 @@ def _images(found: Opened, scored: Scored) -> list[str]:
             shown = picture(image, found.data.spec)
             samples.append(page.sample(_name(found.data, index), text, shown, mask, answer, found.data.spec))
         if samples:
-            how = f"By the mIoU of each image of the split {found.split}, over the classes that occur in it."
+            how = f"By the mIoU of each image of {found.split}, over the classes of its mask and its prediction."
             legend = page.legend(found.data.spec, sorted(labels))
             parts.append(page.section(title, page.paragraph(how), legend, *samples))
     return parts
