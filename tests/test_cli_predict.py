@@ -150,6 +150,29 @@ def test_probabilities_are_written_where_they_are_asked_for(grey, photos, tmp_pa
     assert "a_probabilities.npz would be replaced" in capsys.readouterr().err
 
 
+def test_large_images_are_looked_at_in_tiles_and_in_several_views(grey, photos, tmp_path, monkeypatch, capsys):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 150), np.uint8)).save(photos / "a.png")
+    seen = []
+    forward = SegmentationModel.forward
+    monkeypatch.setattr(SegmentationModel, "forward", lambda self, x: seen.append(x.shape[2:]) or forward(self, x))
+    command = ["predict", str(grey), str(photos / "a.png"), "--tile", "64", "--overlap", "32", "--out"]
+    assert cli.main([*command, str(tmp_path / "tiles")]) == 0
+    assert len(seen) == 2 * 4 and seen[0] == (64, 64) and seen[-1] == (38, 54)
+    assert cli.main([*command, str(tmp_path / "views"), "--scales", "1", "0.5", "--flip", "--probabilities"]) == 0
+    assert len(seen) == 8 + 8 * 4 and (32, 32) in seen
+    with (
+        np.load(tmp_path / "views" / "a_probabilities.npz") as read,
+        Image.open(tmp_path / "views" / "a.png") as labels,
+    ):
+        assert read["probabilities"].shape == (2, 70, 150) and labels.size == (150, 70)
+        agree = (np.asarray(labels) == read["probabilities"].argmax(0)).mean()
+        assert agree > 0.99, "but where rounding makes them equal"
+    capsys.readouterr()
+    assert cli.main([*command[:3], "--tile", "100", "--out", str(tmp_path / "none")]) == 2
+    assert "multiples of 32" in (line := capsys.readouterr().err) and len(line.splitlines()) == 1
+    assert not (tmp_path / "none").exists()
+
+
 def test_images_are_never_replaced(grey, photos, capsys):
     before = {name: (photos / name).read_bytes() for name in written(photos)}
     for images, out, says in [
@@ -186,19 +209,18 @@ def test_files_folders_and_patterns_are_taken_each_image_once(photos, tmp_path):
 
 def test_a_bad_image_costs_one_sentence(grey, photos, tmp_path, capsys, monkeypatch):
     (photos / "sub" / "a.png").write_bytes(b"no image")
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(photos / "sub" / "small.png")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(photos / "sub" / "small.png")  # is filled up
     Image.fromarray(np.zeros((100, 100), np.uint8)).save(photos / "sub" / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     out = tmp_path / "out"
     assert cli.main(["predict", str(grey), str(photos / "sub"), str(tmp_path / "gone.png"), "--out", str(out)]) == 2
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
-    assert len(lines) == 5 and lines[-1] == "segtutor: 4 of 6 images were left out."
-    for line, says in zip(lines, ["damaged, or no", "cut it into tiles", "32", "is not there"], strict=False):
+    assert len(lines) == 4 and lines[-1] == "segtutor: 3 of 6 images were left out."
+    for line, says in zip(lines, ["damaged, or no", "cut it into tiles", "is not there"], strict=False):
         assert "was left out" in line and says in line
-    assert "Wrote 2 label files" in captured.out and written(out) == sorted(
-        ["B.png", "B_overlay.png", "b.bmp.png", "b.bmp_overlay.png", "legend.png"]
-    )
+    names = ["B.png", "B_overlay.png", "b.bmp.png", "b.bmp_overlay.png", "legend.png", "small.png", "small_overlay.png"]
+    assert "Wrote 3 label files" in captured.out and written(out) == sorted(names)
 
 
 def test_memory_that_is_not_enough_for_one_image_costs_that_image(grey, photos, tmp_path, monkeypatch):

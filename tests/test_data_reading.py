@@ -2,6 +2,7 @@
 
 import re
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -521,6 +522,10 @@ def test_what_pillow_takes_for_an_attack_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match="a.png has more than .* million pixels, .*: cut it into tiles"):
         read_image(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)  # 900 are read, of which Pillow by itself would warn
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(path).shape == (3, 30, 30)
 
 
 def test_files_that_are_not_there_or_may_not_be_read(tmp_path):

@@ -171,18 +171,24 @@ def test_label_files_hold_labels_and_show_colours(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(120, 900), (33, 5001)])
-def test_overlays_have_the_size_of_their_images(tmp_path, size):
+@pytest.mark.parametrize("block", [2**22, 2000])  # pixels that are painted at once
+def test_overlays_have_the_size_of_their_images(tmp_path, monkeypatch, size, block):
     """Whatever lies at a pixel of the overlay lies at that pixel of the image."""
     from segtutor import viz
+
+    monkeypatch.setattr("segtutor.inference.results.BLOCK", block)
 
     image, spec = picture(*size), SimpleNamespace(classes=("a", "b"), palette=((255, 0, 0), (0, 0, 255)))
     spec.ignore_index, labels = 255, torch.zeros(size).long()
     labels[:, 40:] = 1
+    labels[20:, 10] = 1  # with borders between its rows, too
+    labels[22:, 10] = 0
     labels[:, -3:] = 255
     written = np.asarray(Image.open(save_overlay(image, labels, tmp_path / "overlay.png", spec)))
     assert written.shape == (*size, 3) and (written == viz.painted_over(image, labels, spec)).all()
     grey = 255 * image.mean(0).numpy()
-    for columns, color in ((slice(0, 40), (255, 0, 0)), (slice(41, -3), (0, 0, 255))):
+    assert (written[[20, 22], 10] == 255).all() and (written[21, 11] == 255).all()
+    for columns, color in ((slice(0, 10), (255, 0, 0)), (slice(12, 40), (255, 0, 0)), (slice(41, -3), (0, 0, 255))):
         expected = 0.45 * grey[:, columns, None] + 0.55 * np.asarray(color)
         assert np.abs(written[:, columns] - expected).max() <= 1, "the colours of the classes over the grey image"
     assert (written[:, [40, -3]] == 255).all(), "a white line where the class changes"

@@ -108,6 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--weights", choices=("best", "last"), help="default: the best, where they were kept")
     predict.add_argument("--probabilities", action="store_true", help="write those of each class, too, as npz")
     predict.add_argument("--overwrite", action="store_true", help="replace earlier results")
+    predict.add_argument(
+        "--tile", type=int, metavar="SIDE", help="look at large images in tiles of so many pixels, at their own scale"
+    )
+    predict.add_argument("--overlap", type=int, default=128, metavar="PIXELS", help="that tiles share; default: 128")
+    predict.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], metavar="FACTOR", help="average over images of these sizes"
+    )
+    predict.add_argument("--flip", action="store_true", help="average with the mirror image")
     predict.set_defaults(run=_predict)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of configurations, for editors")
@@ -212,6 +220,10 @@ def _predict(options: argparse.Namespace) -> int:
         weights=options.weights,
         probabilities=options.probabilities,
         overwrite=options.overwrite,
+        tile=options.tile,
+        overlap=options.overlap,
+        scales=options.scales,
+        flip=options.flip,
     )
     what = "1 label file and overlay" if len(written) == 1 else f"{len(written)} label files and overlays"
     print(f"Wrote {what} to {options.out}.")

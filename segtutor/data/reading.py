@@ -300,8 +300,13 @@ def opened(path: Path, what: str) -> Iterator[Image.Image]:
     """
     try:
         # From an open file, for Pillow garbles uncompressed TIFF files with a quarter turn when it maps them by name.
-        with open(path, "rb") as file, Image.open(file) as image:
-            yield image
+        with open(path, "rb") as file:
+            with warnings.catch_warnings():
+                # Pillow warns of what it takes, and refuses what has twice as many pixels
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(file)
+            with image:
+                yield image
     except DataError:
         raise
     except FileNotFoundError:

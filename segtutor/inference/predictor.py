@@ -1,23 +1,30 @@
-"""From an image to labels, and from labels to files that other programs and people can read."""
+"""From an image to labels: as a whole or in tiles, seen once or in several views."""
 
 from __future__ import annotations
 
-import colorsys
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segtutor.files import whole_file
+from segtutor.inference.pictures import as_pixels
 from segtutor.metrics import foreground
 from segtutor.modes import kept_modes
 
+SMALLEST_SIDE = 32  # of an image that every model can score
 
-def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None, spec: Any = None) -> Tensor:
+
+def predict(
+    model: nn.Module,
+    image: Any,
+    *,
+    size: tuple[int, int] | None = None,
+    spec: Any = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> Tensor:
     """Label every pixel of an image.
 
     Args:
@@ -26,26 +33,34 @@ def predict(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None
         image: a tensor (C, H, W) in [0, 1]; or a picture of Pillow's, which is turned as its EXIF data say; or an array
             (H, W) or (H, W, C), uint8 in 0-255 or other numbers in the ``value_range`` of the spec.
         size: (height, width) at which the model sees it; None: the ``resize`` of the spec, to which the training images
-            were resized, or as it is where they were not.
+            were resized, or as it is where they were not. Sides under 32 are filled up with their own reflection.
         spec: anything with ``mean`` and ``std`` of the channels; None: what the model carries as ``model.info``.
+        scales: factors on that size; where there are several, the probabilities of all are averaged.
+        flip: average with the mirror image at each scale, too.
 
     Returns:
         Labels (H, W) int64 on the CPU, at the size of the image.
 
     Raises:
-        ValueError: the image cannot be read as one, nobody says how it is normalised, or the model gives no numbers.
+        ValueError: the image cannot be read as one, nobody says how it is normalised, a setting is out of its range, or
+            the model gives no numbers.
     """
-    logits = _logits(model, image, size, spec)
-    if logits.shape[0] == 1:
-        return foreground(logits[0]).cpu()  # (H, W)
-    return logits.argmax(0).cpu()  # (H, W)
+    return _labels(_whole(model, image, size, spec, scales, flip)).cpu()
 
 
-def probabilities(model: nn.Module, image: Any, *, size: tuple[int, int] | None = None, spec: Any = None) -> Tensor:
+def probabilities(
+    model: nn.Module,
+    image: Any,
+    *,
+    size: tuple[int, int] | None = None,
+    spec: Any = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> Tensor:
     """How sure the model is of each class at every pixel of an image.
 
     Args:
-        model, image, size, spec: as for `predict`.
+        model, image, size, spec, scales, flip: as for `predict`.
 
     Returns:
         (num_classes, H, W) float32 on the CPU, summing to 1 over the classes; of a model with one logit, background and
@@ -54,179 +69,209 @@ def probabilities(model: nn.Module, image: Any, *, size: tuple[int, int] | None 
     Raises:
         ValueError: as for `predict`.
     """
-    logits = _logits(model, image, size, spec)
-    if logits.shape[0] == 1:
-        logits = torch.cat([torch.zeros_like(logits), logits])
-    return logits.softmax(0).cpu()
+    return _as_probabilities(_whole(model, image, size, spec, scales, flip)).cpu()
 
 
-def _logits(model: nn.Module, image: Any, size: tuple[int, int] | None, spec: Any) -> Tensor:
-    """The scores (num_classes, H, W) at the size of the image."""
+def predict_tiled(
+    model: nn.Module,
+    image: Any,
+    *,
+    tile: int = 512,
+    overlap: int = 128,
+    spec: Any = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> Tensor:
+    """Label an image that is too large to be looked at as a whole, tile by tile.
+
+    Neighbours overlap. A quarter of the overlap at the rim of each tile is thrown away, since a network lacks half of
+    its surroundings there; over the half in the middle one tile's probabilities fade into the other's. So a network
+    whose receptive field reaches no further than ``overlap / 4`` pixels from its centre answers as on the whole image
+    (of sides that its stride divides), and any other one without seams. Every tile starts at a multiple of 32, where
+    strides fall as on the whole image.
+
+    Args:
+        model, image, spec, scales, flip: as for `predict`. The model sees the image at its own scale, times `scales`,
+            whatever its training images were resized to.
+        tile: side of a tile in pixels, a multiple of 32.
+        overlap: pixels that neighbours share, a multiple of 32, at most half a tile.
+
+    Returns:
+        Labels (H, W) uint8 on the CPU (int32 with more than 256 classes). Beside them and the image, no more is held
+        than the probabilities of a row of tiles.
+
+    Raises:
+        ValueError: as for `predict`, or a tile that does not fit.
+    """
+    labels: Tensor | None = None
+    for top, scores, height in strips(model, image, tile=tile, overlap=overlap, spec=spec, scales=scales, flip=flip):
+        if labels is None:
+            kind = torch.uint8 if len(scores) <= 256 else torch.int32
+            labels = torch.empty(height, scores.shape[2], dtype=kind)
+        labels[top : top + scores.shape[1]] = scores.argmax(0)
+    assert labels is not None  # an image has rows
+    return labels
+
+
+def strips(
+    model: nn.Module,
+    image: Any,
+    *,
+    tile: int = 512,
+    overlap: int = 128,
+    spec: Any = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> Iterator[tuple[int, Tensor, int]]:
+    """The probabilities of an image from top to bottom, for results that are too large to be held at once.
+
+    Args:
+        model, image, tile, overlap, spec, scales, flip: as for `predict_tiled`.
+
+    Yields:
+        The first row of a strip, its probabilities (num_classes, h, W) float32 on the CPU, and the image's height.
+
+    Raises:
+        ValueError: as for `predict_tiled`.
+    """
+    check_views(tile, overlap, scales)
+    spec = _known(model, spec)
+    pixels = _checked(as_pixels(image, spec), spec)  # (C, H, W)
+    height, width = pixels.shape[1:]
+    rows, columns = _starts(height, tile, overlap), _starts(width, tile, overlap)
+    rest: Tensor | None = None  # of the strip above, that the next tiles reach into
+    for top in rows:
+        bottom = min(top + tile, height)
+        strip: Tensor | None = None
+        down = _fading(bottom - top, overlap, first=top == 0, last=bottom == height)[:, None]  # (h, 1)
+        for left in columns:
+            right = min(left + tile, width)
+            across = _fading(right - left, overlap, first=left == 0, last=right == width)  # (w,)
+            part = pixels[:, top:bottom, left:right]
+            found = _as_probabilities(_scores(model, part, part.shape[1:], spec, scales, flip)).cpu()
+            if strip is None:
+                strip = torch.zeros(len(found), bottom - top, width)
+            strip[:, :, left:right] += found * (down * across)
+        assert strip is not None  # an image has columns
+        if rest is not None:
+            strip[:, : rest.shape[1]] += rest
+        done = len(strip[0]) if bottom == height else tile - overlap
+        yield top, strip[:, :done], height
+        rest = strip[:, done:].clone()
+
+
+def check_views(tile: int | None, overlap: int, scales: Sequence[float]) -> None:
+    """Raise ValueError, saying what to do, unless an image can be looked at in this way."""
+    if tile is not None and (tile < 64 or tile % 32 or overlap < 32 or overlap % 32 or 2 * overlap > tile):
+        raise ValueError(
+            f"a tile of {tile} pixels with an overlap of {overlap} does not fit: both are multiples of 32, a tile has "
+            "at least 64 pixels, and the overlap at least 32 and at most half a tile"
+        )
+    if not scales or not all(0.05 <= scale <= 20 for scale in scales):
+        raise ValueError(f"scales {list(scales)} do not fit: give factors from 0.05 to 20, such as 0.75, 1 and 1.25")
+
+
+def _starts(side: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles begin, the last of which may be cut off by the image's end."""
+    starts = [0]
+    while starts[-1] + tile < side:
+        starts.append(starts[-1] + tile - overlap)
+    return starts
+
+
+def _fading(length: int, overlap: int, *, first: bool, last: bool) -> Tensor:
+    """Weight of each pixel along a side of a tile: neighbours' weights sum to 1 wherever they overlap."""
+    places = torch.arange(length) + 0.5
+    rise = ((places - overlap / 4) / (overlap / 2)).clamp(0, 1)
+    fall = ((length - places - overlap / 4) / (overlap / 2)).clamp(0, 1)
+    ones = torch.ones(length)
+    return (ones if first else rise) * (ones if last else fall)
+
+
+def _whole(
+    model: nn.Module, image: Any, size: tuple[int, int] | None, spec: Any, scales: Sequence[float], flip: bool
+) -> Tensor:
+    spec = _known(model, spec)
+    size = getattr(spec, "resize", None) if size is None else size
+    pixels = _checked(as_pixels(image, spec), spec)
+    return _scores(model, pixels, pixels.shape[1:] if size is None else size, spec, scales, flip)
+
+
+def _known(model: nn.Module, spec: Any) -> Any:
     spec = getattr(model, "info", None) if spec is None else spec
     if spec is None:
         raise ValueError("the model does not say how its images are normalised: pass spec=dataset.spec")
-    pixels = _pixels(image, spec)
+    return spec
+
+
+def _checked(pixels: Tensor, spec: Any) -> Tensor:
     if pixels.shape[0] != len(spec.mean):
         raise ValueError(
             f"the image has {pixels.shape[0]} channels, but the model was trained on {len(spec.mean)}: convert it to "
             f"{'grey' if len(spec.mean) == 1 else 'colour'} first"
         )
+    return pixels
+
+
+def _scores(
+    model: nn.Module, pixels: Tensor, size: Sequence[int], spec: Any, scales: Sequence[float], flip: bool
+) -> Tensor:
+    """Scores (num_classes, H, W) of an image (C, H, W) that the model sees at a size.
+
+    They are its logits where it looks once, and the logarithm of mean probabilities where it looks several times.
+    """
+    check_views(None, 0, scales)
     weights = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-    seen = ((pixels - mean) / std)[None].to(weights.device)  # (1, C, H, W)
-    size = getattr(spec, "resize", None) if size is None else size
-    if size is not None:
-        seen = F.interpolate(seen, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
+    normalised = ((pixels - mean) / std)[None].to(weights.device)  # (1, C, H, W)
+    views, total = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))], None
     with kept_modes(model), torch.inference_mode():
-        logits = model.eval()(seen.to(weights.dtype))  # (1, num_classes, H, W)
-        # Scores are resized, not labels: halfway between two classes lies no third one.
-        logits = F.interpolate(logits.float(), size=pixels.shape[1:], mode="bilinear", align_corners=False)
-    if logits.isnan().any():
-        raise ValueError(
-            "the model's scores are not numbers (NaN): its weights are broken, load those of an earlier step"
-        )
-    return logits[0]  # (num_classes, H, W)
+        model.eval()
+        for scale, mirrored in views:
+            seen = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+            view = normalised.flip(3) if mirrored else normalised
+            if seen != tuple(view.shape[2:]):
+                view = F.interpolate(view, size=seen, mode="bilinear", align_corners=False, antialias=True)
+            logits = model(reflected(view).to(weights.dtype))[:, :, : seen[0], : seen[1]]
+            # Scores are resized, not labels: halfway between two classes lies no third one.
+            logits = F.interpolate(logits.float(), size=pixels.shape[1:], mode="bilinear", align_corners=False)[0]
+            if logits.isnan().any():
+                raise ValueError(
+                    "the model's scores are not numbers (NaN): its weights are broken, load those of an earlier step"
+                )
+            logits = logits.flip(2) if mirrored else logits
+            if len(views) == 1:
+                return logits  # (num_classes, H, W)
+            total = _as_probabilities(logits) + (0 if total is None else total)
+    assert total is not None
+    return (total / len(views)).log()
 
 
-def save_labels(labels: Tensor, path: Path | str, spec: Any = None) -> Path:
-    """Write labels (H, W) as a PNG whose pixel values are the labels, shown in the colours of the classes.
-
-    Args:
-        labels: 0 to 255.
-        path: the file.
-        spec: anything with ``palette``, ``classes`` and ``ignore_index``; None: the colours of the book.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: a label does not fit into the file.
-    """
-    from PIL import Image
-
-    from segtutor import viz
-
-    if labels.ndim != 2 or int(labels.min()) < 0 or int(labels.max()) > 255:
-        raise ValueError(f"labels {tuple(labels.shape)} must be (H, W) with values from 0 to 255 to be written as PNG")
-    colors = np.full((256, 3), 228, np.uint8)
-    palette = viz.PALETTE if spec is None else _colored(spec).palette
-    colors[: min(256, len(palette))] = np.asarray(palette, np.uint8)[:256]
-    picture = Image.fromarray(labels.to(torch.uint8).numpy(), mode="P")
-    picture.putpalette(colors.tobytes())
-    with whole_file(path) as part:
-        picture.save(part, format="PNG")
-    return Path(path)
-
-
-def save_overlay(image: Any, labels: Tensor, path: Path | str, spec: Any = None) -> Path:
-    """Write the labels' colours over the grey image, at the image's own size, class borders in white.
+def reflected(images: Tensor, smallest: int = SMALLEST_SIDE) -> Tensor:
+    """Fill sides that are too small for a model up to `smallest`, below and on the right, by their reflection.
 
     Args:
-        image: as for `predict`.
-        labels: (H, W).
-        path: the file.
-        spec: anything with ``classes``, ``palette`` and ``ignore_index``; None: the colours of the book.
+        images: (B, C, H, W).
+        smallest: pixels.
 
     Returns:
-        The path.
+        (B, C, max(H, smallest), max(W, smallest)); the images themselves where they are large enough.
     """
-    from PIL import Image
-
-    from segtutor import viz
-
-    pixels = viz.painted_over(_pixels(image, spec), labels, _colored(spec))
-    with whole_file(path) as part:
-        Image.fromarray(pixels).save(part, format=Image.registered_extensions().get(Path(path).suffix.lower(), "PNG"))
-    return Path(path)
-
-
-def save_legend(path: Path | str, spec: Any) -> Path:
-    """Write the names of all classes beside their colours, which an overlay of the image's size has no room for.
-
-    Args:
-        path: the file, a PNG.
-        spec: as for `save_overlay`.
-
-    Returns:
-        The path.
-    """
-    import matplotlib.pyplot as plt
-
-    from segtutor import viz
-
-    figure = viz.legend(_colored(spec), void=False)
-    try:
-        with whole_file(path) as part:
-            figure.savefig(part, format="png", metadata={"Software": None})  # the same bytes for the same classes
-    finally:
-        plt.close(figure)
-    return Path(path)
+    for dim in (2, 3):
+        side = images.shape[dim]
+        if side < smallest:
+            period = [*range(side), *range(side - 2, 0, -1)]  # 0 1 2 3 2 1, and again
+            places = [period[i % len(period)] for i in range(smallest)]
+            images = images.index_select(dim, torch.tensor(places, device=images.device))
+    return images
 
 
-def save_probabilities(probabilities: Tensor, path: Path | str, spec: Any = None) -> Path:
-    """Write probabilities as a compressed npz file of numpy.
-
-    It holds ``probabilities`` (num_classes, H, W) float16, exact to 0.0005, and ``classes``, their names.
-
-    Args:
-        probabilities: (num_classes, H, W).
-        path: the file.
-        spec: anything with ``classes``; None: numbered classes.
-
-    Returns:
-        The path.
-    """
-    names = [f"class {i}" for i in range(len(probabilities))] if spec is None else spec.classes
-    with whole_file(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, probabilities=probabilities.half().numpy(), classes=np.asarray(names))
-    return Path(path)
+def _as_probabilities(scores: Tensor) -> Tensor:
+    """(num_classes, H, W) to probabilities; of one logit, to those of background and foreground."""
+    if scores.shape[0] == 1:
+        scores = torch.cat([torch.zeros_like(scores), scores])
+    return scores.softmax(0)
 
 
-def _colored(spec: Any) -> Any:
-    """The spec, with the book's colours where nobody chose any, and further ones where those are too few."""
-    from segtutor import viz
-
-    if spec is None or spec.palette:
-        return spec
-    further = max(0, len(spec.classes) - len(viz.PALETTE))
-    # Hues a golden angle apart: however many there are, neighbours differ
-    hues = [colorsys.hls_to_rgb(i * 0.618034 % 1, (0.45, 0.65)[i % 2], 0.6) for i in range(further)]
-    palette = (*viz.PALETTE, *(tuple(round(255 * part) for part in hue) for hue in hues))
-    return SimpleNamespace(
-        classes=spec.classes, palette=palette[: len(spec.classes)], ignore_index=getattr(spec, "ignore_index", 255)
-    )
-
-
-def _pixels(image: Any, spec: Any = None) -> Tensor:
-    """Any kind of picture as (C, H, W) float32 in [0, 1], by the spec's ``value_range`` where it is not of 8 bits."""
-    if not isinstance(image, Tensor):
-        array = np.asarray(_upright(image))
-        low, high = getattr(spec, "value_range", (0.0, 255.0))
-        finite = array.dtype.kind in "uif" and bool(np.isfinite(array).all())
-        fits = 1 < high <= 255 if array.dtype == np.uint8 else (low, high) != (0, 255)
-        if array.ndim not in (2, 3) or not finite or not fits:
-            values = f"in {low:g}-{high:g}" if high <= 255 else f"of more than 8 bits, in {low:g} to {high:g}"
-            raise ValueError(
-                f"an array of {array.dtype} with shape {array.shape} is no picture for this model: give (H, W) or "
-                f"(H, W, C) {values}, or a tensor (C, H, W) in [0, 1]"
-            )
-        tensor = torch.from_numpy(np.clip((array.astype(np.float32) - low) / (high - low), 0, 1))
-        return tensor[None] if array.ndim == 2 else tensor.permute(2, 0, 1)
-    if image.ndim != 3 or not image.is_floating_point():
-        raise ValueError(f"a tensor of {image.dtype} {tuple(image.shape)} is no image: give (C, H, W) floats in [0, 1]")
-    low, high = float(image.min()), float(image.max())
-    if not (low >= -0.01 and high <= 1.01):
-        raise ValueError(f"the image's values go from {low:.3g} to {high:.3g}: give them in [0, 1], not normalised")
-    return image.detach().float().cpu()
-
-
-def _upright(image: Any) -> Any:
-    """A picture of Pillow's as a viewer shows it: turned, in its colours; anything else as it is."""
-    from PIL import Image, ImageOps
-
-    if not isinstance(image, Image.Image):
-        return image
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("L", "RGB", "F") or image.mode.startswith("I"):
-        return image
-    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
+def _labels(scores: Tensor) -> Tensor:
+    return foreground(scores[0]) if scores.shape[0] == 1 else scores.argmax(0)  # (H, W)

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from segtutor.factory import SegmentationModel
 from segtutor.files import whole_file
 from segtutor.runs.faults import is_out_of_memory, sentence
 from segtutor.runs.folder import find_model, load_model
 from segtutor.runs.naming import place_of_legend, plan
+
+_CURES = {True: "look at it in tiles with --tile 512", False: "make --tile smaller"}
 
 
 def predict(
@@ -23,6 +27,10 @@ def predict(
     weights: str | None = None,
     probabilities: bool = False,
     overwrite: bool = False,
+    tile: int | None = None,
+    overlap: int = 128,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Predict image files: for each a label PNG and an overlay of the size of the image, and one legend.
 
@@ -33,17 +41,23 @@ def predict(
         weights: "best" or "last" of a run; None: the best ones where they were kept.
         probabilities: write an npz file with the probability of each class at each pixel, too.
         overwrite: earlier results may be replaced; images never are.
+        tile: look at each image in tiles of that side, for which little memory is needed; see `predict_tiled`.
+        overlap: pixels that neighbouring tiles share.
+        scales, flip: average over several views of each image; see `segtutor.inference.predict`.
 
     Returns:
         The label files, and one sentence for each image that was refused.
 
     Raises:
         RunError: the folder holds no model, a folder of images none, or something would be replaced.
+        ValueError: tiles or scales that do not fit.
         OSError: the results cannot be written.
     """
     from segtutor import inference
     from segtutor.data.reading import read_image
+    from segtutor.inference.predictor import check_views
 
+    check_views(tile, overlap, scales)
     place = find_model(Path(folder), weights)
     planned = plan(images, Path(out), probabilities=probabilities, overwrite=overwrite)
     model = load_model(place)
@@ -51,14 +65,15 @@ def predict(
     for path, labels_path, overlay_path, probabilities_path in planned:
         try:
             image = torch.from_numpy(read_image(path, model.in_channels, model.info.value_range))
-            sure = inference.probabilities(model, image) if probabilities else None
-            labels = inference.predict(model, image) if sure is None else sure.argmax(0)
+            labels, sure = _answers(model, image, probabilities, tile, overlap, {"scales": scales, "flip": flip})
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             memory = is_out_of_memory(error)
             if isinstance(error, RuntimeError) and not memory:
                 raise
             why = (
-                "there is not enough memory for an image of its size; cut it into tiles" if memory else sentence(error)
+                f"there is not enough memory for an image of its size; {_CURES[tile is None]}"
+                if memory
+                else sentence(error)
             )
             refused.append(f"{path} was left out: {why}")
             continue
@@ -70,6 +85,24 @@ def predict(
     if written:
         _write_legend(Path(out), model.info)
     return written, refused
+
+
+def _answers(
+    model: SegmentationModel, image: Tensor, wanted: bool, tile: int | None, overlap: int, views: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """Labels of an image, and its probabilities where they are wanted."""
+    from segtutor import inference
+
+    if not wanted:
+        if tile is None:
+            return inference.predict(model, image, **views), None
+        return inference.predict_tiled(model, image, tile=tile, overlap=overlap, **views), None
+    if tile is None:
+        sure = inference.probabilities(model, image, **views)
+    else:
+        parts = inference.strips(model, image, tile=tile, overlap=overlap, **views)
+        sure = torch.cat([part for _, part, _ in parts], dim=1)
+    return sure.argmax(0), sure
 
 
 def _write_legend(out: Path, info: Any) -> None:
