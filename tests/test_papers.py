@@ -1,6 +1,8 @@
 """The published facts: read-only, cited, and equal to what can be counted without them."""
 
+import ast
 import dataclasses
+import json
 import re
 import unicodedata
 from collections import OrderedDict
@@ -64,6 +66,27 @@ def test_every_fact_has_a_name_a_plain_value_and_a_source(key):
             assert fact.unit.startswith("percent"), name
             values = fact.value if isinstance(fact.value, tuple) else (fact.value,)
             assert all(1 < v < 100 for v in values), name
+
+
+def possible_facts(call: ast.Call) -> list[tuple[str, Fact]]:
+    """The facts that `chapter.paper(key, name)` can mean, where either may have a variable in it."""
+    patterns = []
+    for argument in call.args:
+        parts = argument.values if isinstance(argument, ast.JoinedStr) else [argument]
+        patterns.append("".join(re.escape(p.value) if isinstance(p, ast.Constant) else ".*" for p in parts))
+    named = [(key, name, fact) for key, paper in PAPERS.items() for name, fact in paper.facts.items()]
+    return [(f"{key}/{name}", fact) for key, name, fact in named if all(map(re.fullmatch, patterns, (key, name)))]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_chapter_calls_published_only_what_a_paper_prints(path):
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and "published" in source and "chapter.paper(" in source:
+            calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+            for call in (call for call in calls if ast.unparse(call.func) == "chapter.paper"):
+                counted = [name for name, fact in possible_facts(call) if fact.where.startswith("computed")]
+                assert not counted, f"{path.name} calls published what this book counted: {counted}"
 
 
 # ---- The bibliography ------------------------------------------------------------------------------------------------
