@@ -1,5 +1,6 @@
 """Two processes train what one trains: the same images, weights, scores and states; and they fall together."""
 
+import json
 import math
 import os
 import signal
@@ -182,6 +183,9 @@ def test_the_command_trains_in_two_processes_and_its_run_goes_on_in_one(pairs, m
     assert len(load_checkpoint(pairs.folder / "run" / "checkpoint.pt")["history"]["loss"]) == 8
     monkeypatch.setitem(tiny_runs.registry.BACKBONES, "pools", tiny_runs.ENTRY)
     assert len(resume(pairs.folder / "run", extend=1).loss) == 9
+    lines = (pairs.folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [entry["step"] for entry in map(json.loads, lines) if entry["kind"] == "training"]
+    assert steps == list(range(1, 10))  # each once, by the first process alone
 
 
 @pytest.mark.parametrize(
