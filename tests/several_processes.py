@@ -36,10 +36,10 @@ def samples(count, seed=1):
 
 
 class Seen:
-    """Notes which images this process reads, and what it draws for each."""
+    """Notes which images this process reads, and what it draws for each, which noise adds to the image."""
 
-    def __init__(self, items):
-        self.items, self.indices, self.drawn = items, [], []
+    def __init__(self, items, noise=0.0):
+        self.items, self.noise, self.indices, self.drawn = items, noise, [], []
 
     def __len__(self):
         return len(self.items)
@@ -47,7 +47,8 @@ class Seen:
     def __getitem__(self, index):
         self.indices.append(index)
         self.drawn.append(float(torch.rand(())))
-        return self.items[index]
+        image, mask = self.items[index]
+        return image + self.noise * self.drawn[-1], mask
 
 
 SETTINGS = {"steps": 7, "batch_size": 4, "lr": 0.01, "accumulate": 2, "ema": 0.9, "gradient_clip": 0.5}
@@ -59,7 +60,8 @@ def trained(folder=None, **changes):
     from segtutor.training import fit, save_checkpoint
 
     settings = {**SETTINGS, **changes}
-    model, data, states = net(settings.pop("norm", False)), Seen(samples(settings.pop("count", 13))), []
+    data = Seen(samples(settings.pop("count", 13)), settings.pop("noise", 0.0))
+    model, states = net(settings.pop("norm", False)), []
     save = None
     if folder is not None:
 
@@ -104,7 +106,7 @@ def case_uneven(folder):
 
 
 def case_workers(folder):
-    return trained(num_workers=1)
+    return trained(num_workers=1, noise=1.0)
 
 
 def case_continued(folder):
