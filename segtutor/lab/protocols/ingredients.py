@@ -81,7 +81,7 @@ class Ingredient:
     @property
     def config(self) -> dict[str, Any]:
         """What makes a row another row when it changes: the base's settings with this ingredient's."""
-        more = {} if self.mean is None else {"mean": self.mean}
+        more: dict[str, Any] = {} if self.mean is None else {"mean": self.mean}
         if self.data == "tissue":
             more |= {"data": self.data, "size": [256, 256], "tiles": TILES, "crop": list(TISSUE_CROP)}
         return {**BASE, **self.training, **self.view, "backbone": {**BACKBONE, **self.backbone}, **more}
