@@ -25,18 +25,24 @@ RECOMMENDED = {
     "max_speed": ("segformer", {"variant": "mit-b0"}, {"type": "extremely_fast_segformer", "proj_dim": 64}),
     "budget_gpu": ("resnet", {"depth": 50}, {"type": "aspp"}),
 }
+STREETS = {name: path for name, path in CONFIGS.items() if name.startswith("camvid_")}
 every_config = pytest.mark.parametrize("name", CONFIGS)
 
 
+def drawn(name):
+    """Overrides that put drawn images in the place of those that are not everywhere."""
+    return ["data.type=scenes", "data.keep_in_memory=false"] if name in STREETS else []
+
+
 def on_meta(name):
-    config = read_recipe(name, ["model.backbone.pretrained=false"]).model
+    config = read_recipe(name, ["model.backbone.pretrained=false", *drawn(name)]).model
     with torch.device("meta"):
         return create_model(config)
 
 
 # ---------------------------------------------------------------------------------------------------- configurations
 def test_there_is_one_for_each_recommendation_and_each_head():
-    assert set(CONFIGS) == {*RECOMMENDED, *NATIVE}
+    assert set(CONFIGS) == {*RECOMMENDED, *NATIVE, *STREETS} and STREETS
     for name, (kind, variant, head) in RECOMMENDED.items():
         model = read_yaml(CONFIGS[name])["model"]
         assert model["backbone"]["type"] == kind and variant.items() <= model["backbone"].items()
@@ -56,19 +62,27 @@ def test_it_says_when_to_use_it(name):
 
 @every_config
 def test_it_can_be_trained(name):
-    recipe = read_recipe(name)
+    recipe = read_recipe(name, drawn(name))
     assert (recipe.model.num_classes, recipe.model.in_channels, recipe.data["type"]) == (11, 3, "scenes")
     assert recipe.training.warmup < recipe.training.validate_every <= recipe.training.steps
     model = on_meta(name)
     assert isinstance(model, SegmentationModel)
-    images = torch.empty(2, 3, *recipe.data["augmentation"].crop, device="meta")
+    crop = recipe.data["augmentation"].crop
+    images = torch.empty(2, 3, *crop, device="meta")
     loss = recipe.training.make_loss(255, recipe.model.auxiliary)
     outputs = model(images, auxiliary=recipe.model.auxiliary)
     first = outputs[0] if recipe.model.auxiliary else outputs
-    assert first.shape == (2, 11, 256, 256) and isinstance(loss, nn.Module)
+    assert first.shape == (2, 11, *crop) and isinstance(loss, nn.Module)
 
 
-@every_config
+@pytest.mark.parametrize("name", sorted(STREETS))
+def test_a_configuration_for_photographs_starts_from_weights_that_are_installed(name):
+    config = read_yaml(CONFIGS[name])
+    assert config["data"]["type"] == "camvid" and config["model"]["backbone"]["type"] == "efficientnet_lite"
+    assert config["model"]["backbone"]["pretrained"] is True
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - STREETS.keys()))
 def test_the_line_for_camvid_in_it_works(name):
     [line] = [line for line in CONFIGS[name].read_text().splitlines() if "CamVid:" in line]
     overrides = re.search(r"CamVid: ([^,]*),", line).group(1).split()

@@ -4,13 +4,18 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import tiny_runs
 import torch
 
+from segtutor import runs
 from segtutor.data import SyntheticScenes
+from segtutor.factory.backbones import registry
+from segtutor.factory.config import read_yaml, shipped_configs
 from segtutor.lab import harness
-from segtutor.lab.experiments import shootout
+from segtutor.lab.experiments import shipped, shootout
 from segtutor.lab.protocols import converged
 from segtutor.lab.protocols.converged import NETWORKS, RATES, STREET, TISSUE, InMemory, Protocol, build, through_stride
 from segtutor.metrics import ConfusionMatrix
@@ -142,6 +147,32 @@ def test_units_cover_every_class():
     with pytest.raises(harness.BenchmarkError):
         entry.unit_of("speed")
     assert shootout.UNITS["lr"] == "learning rate" and replace(STREET, steps=5).config["steps"] == 5
+
+
+# ---------------------------------------------------------------------------------------------- shipped configurations
+def test_a_shipped_configuration_is_measured_by_the_commands(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.BACKBONES, "pools", tiny_runs.ENTRY)
+    run, overrides = tmp_path / "run", ["training.validate_every=3", "training.seed=1"]
+    values = shipped.measured(tiny_runs.CONFIG, run, overrides)
+    assert values.keys() == shipped.UNITS.keys() and 0 < values["minutes"] < 5
+    assert values["miou"] == runs.evaluate(run, "test")["miou"] == runs.evaluate(run, "test", weights="best")["miou"]
+    validated = [score["miou"] for _, score in json.loads((run / "history.json").read_text())["validation"]]
+    assert values["validation_miou"] == max(validated) and len(validated) == 2
+    again = shipped.measured(tiny_runs.CONFIG, run, overrides)
+    assert again == {name: value for name, value in values.items() if name != "minutes"}, "it is there, and goes on"
+
+
+def test_an_interrupted_run_gives_no_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "train", lambda *_, **__: SimpleNamespace(interrupted=True))
+    with pytest.raises(KeyboardInterrupt):
+        shipped.measured(tiny_runs.CONFIG, tmp_path / "run", [])
+
+
+def test_rows_of_shipped_configurations_hold_the_configuration():
+    experiments = harness.load_experiments()
+    for name in shipped.SHIPPED:
+        entry = experiments[f"shipped/{name}"]
+        assert entry.config["training"] == read_yaml(shipped_configs()[name])["training"] and entry.seeds == (0, 1, 2)
 
 
 # ----------------------------------------------------------------------------------------------------- the GPU session
