@@ -9,7 +9,7 @@ from typing import Any
 
 from segtutor.lab.harness import BenchmarkError, experiment
 
-SHIPPED = ("camvid_hour",)
+SHIPPED = ("camvid_lite0",)
 UNITS = {
     "miou": "mIoU",
     "boundary_miou": "mIoU within 3 pixels of a border",
