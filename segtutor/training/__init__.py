@@ -1,7 +1,7 @@
 """Training and evaluation: the loop that every chapter uses. It knows no model, only losses and metrics."""
 
 from segtutor.training.checkpointing import load_checkpoint, save_checkpoint
-from segtutor.training.evaluate import evaluate
+from segtutor.training.evaluate import evaluate, evaluate_each
 from segtutor.training.loop import fit
 from segtutor.training.precision import autocast_dtype
 from segtutor.training.rehearsal import Rehearsal, rehearse
@@ -17,6 +17,7 @@ __all__ = [
     "autocast_dtype",
     "cosine",
     "evaluate",
+    "evaluate_each",
     "fit",
     "load_checkpoint",
     "poly",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,3 +81,18 @@ def evaluate(
         if confusion is None:
             raise ValueError("there is nothing to score: the dataset (or limit) has no images")
         return confusion if processes.world_size == 1 else confusion.synchronize()
+
+
+def evaluate_each(model: nn.Module, dataset: Samples, **settings: Any) -> list[ConfusionMatrix]:
+    """Score each image of a set by itself, for what asks how far scores of images differ.
+
+    Args:
+        model, dataset: as for :func:`evaluate`.
+        **settings: further arguments of it.
+
+    Returns:
+        One matrix for each image; merged, they are the matrix of the whole set.
+    """
+    check_dataset(dataset, "dataset")
+    images = cast(Dataset, dataset)
+    return [evaluate(model, cast(Samples, Subset(images, [i])), **settings) for i in range(len(dataset))]
