@@ -643,6 +643,10 @@ def test_border_maps_are_kept_but_not_for_ever(monkeypatch):
     # The same bytes in another shape are another mask.
     wide = border_weight_map(target[0].reshape(11, 9))
     assert torch.equal(loss._map(target[0].reshape(11, 9), target[0].reshape(11, 9) != 255), wide)
+    none = BorderWeightedLoss(cache_size=0)
+    assert torch.equal(none(logits, target), first) and not none._maps
+    with pytest.raises(ValueError, match="cache_size is -1; choose 0"):
+        BorderWeightedLoss(cache_size=-1)
 
 
 # ------------------------------------------------------------------------------------------ median frequency balancing

@@ -26,7 +26,8 @@ from segtutor.training import History
 pytestmark = pytest.mark.filterwarnings("ignore:.*collapsed:UserWarning")
 HERE = Path(__file__).parent
 PROGRAM = f"""
-import json, sys, warnings
+import json, signal, sys, warnings
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where this suite runs behind, without Ctrl-C
 warnings.simplefilter("ignore")
 sys.path.insert(0, {str(HERE)!r})
 import tiny_runs

@@ -31,7 +31,7 @@ class BorderWeightedLoss(SegmentationLoss):
         sigma: width of the gaps that matter, in pixels.
         weight: w of each class, 1 unless given (binary: for 0 and for 1).
         border_classes: the classes that lie between cells: background, membrane.
-        cache_size: how many maps to keep.
+        cache_size: how many maps to keep; 0: none.
     """
 
     weight: Tensor | None
@@ -53,6 +53,8 @@ class BorderWeightedLoss(SegmentationLoss):
                 "BorderWeightedLoss needs task 'multiclass' or 'binary', w0 of at least 0 and sigma above 0; "
                 f"got task={task!r}, w0={w0}, sigma={sigma}"
             )
+        if cache_size < 0:
+            raise ValueError(f"cache_size is {cache_size}; choose 0 to keep no map, or how many")
         self.register_buffer("weight", checked_weights(weight, "weight"))
         self.w0, self.sigma, self.border_classes = w0, sigma, tuple(border_classes)
         self.cache_size = cache_size
