@@ -224,8 +224,11 @@ def check_auxiliary(wanted: bool, head: nn.Module | None) -> None:
 def check_images(images: Tensor, in_channels: int, weights: Tensor | None = None, smallest: int = 32) -> None:
     """Raise ValueError, saying what to do, unless images are (B, in_channels, H, W) with H, W >= smallest.
 
-    They must have the type of `weights`, the model's first, where autocast does not see to that.
+    They must have the type of `weights`, the model's first, where autocast does not see to that. While torch.fx traces
+    a model there are no images to look at.
     """
+    if isinstance(images, torch.fx.Proxy):
+        return
     if images.dim() != 4:
         raise ValueError(
             f"images have shape {tuple(images.shape)}, but the model takes (B, {in_channels}, H, W): "

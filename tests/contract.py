@@ -10,10 +10,12 @@ logits (B, num_classes, H, W).
 """
 
 import copy
+import inspect
 import io
 
 import pytest
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
@@ -57,11 +59,13 @@ class ModelContract:
         models: name to ``build(num_classes, in_channels=3)``.
         overfit: steps and learning rate of Adam with which each model learns one batch by heart.
         unused: parameters that no gradient reaches in a plain forward (an auxiliary head), by prefix.
+        untraced: models that compute with the sides of their images, which torch.fx cannot trace.
     """
 
     models: dict = {}
     overfit = (60, 2e-3)
     unused: tuple[str, ...] = ()
+    untraced: tuple[str, ...] = ()
 
     def pytest_generate_tests(self, metafunc):
         if "build" in metafunc.fixturenames:
@@ -213,6 +217,19 @@ class ModelContract:
                 loss.backward()
                 optimizer.step()
         assert loss.item() < 0.35 * min(first, 1.1), f"the loss went from {first:.3f} to {loss.item():.3f}"
+
+    def test_is_traced_symbolically_once_for_all_sizes(self, build):
+        """Tools for quantisation and for cutting out features begin with this trace."""
+        model = perturb_norms(seeded(build, 3)).eval()
+        switches = {"auxiliary": False} if "auxiliary" in inspect.signature(model.forward).parameters else None
+        if any(build is self.models[name] for name in self.untraced):
+            with pytest.raises((torch.fx.proxy.TraceError, TypeError), match="control flow|Proxy"):
+                torch.fx.symbolic_trace(model, concrete_args=switches)
+            return
+        traced = torch.fx.symbolic_trace(model, concrete_args=switches)
+        for x in (images(1, 3, 64, 64), images(2, 3, 45, 70)):
+            with torch.no_grad():
+                torch.testing.assert_close(traced(x), model(x))
 
     @pytest.mark.parametrize(
         ("shape", "says"),

@@ -24,6 +24,7 @@ class TestDeepLabV2(ModelContract):
         "multi_scale": partial(DeepLabV2, multi_scale=True, **NARROW),
     }
     overfit = (60, 5e-3)
+    untraced = ("multi_scale",)
 
 
 def test_parameter_counts_are_the_papers():

@@ -19,6 +19,7 @@ FACTS = PAPERS["swin"].facts
 
 
 class TestSwinUPerNet(ModelContract):
+    untraced = ("tiny",)
     models = {"tiny": partial(SwinUPerNet, **PRESETS["tiny"])}
 
 
@@ -35,6 +36,7 @@ class Both(nn.Module):
 
 
 class TestBothOutputs(ModelContract):
+    untraced = ("both",)
     models = {"both": Both}
 
 

@@ -20,6 +20,7 @@ SMALL = {"patch": 16, "image_size": 64, "width": 24, "depth": 2, "heads": 3}
 
 
 class TestViTSegmenter(ModelContract):
+    untraced = ("tiny", "progressive")
     models = {
         "tiny": partial(ViTSegmenter, **PRESETS["tiny"]),
         "progressive": partial(ViTSegmenter, decoder="progressive", **SMALL),
