@@ -74,6 +74,10 @@ def test_a_run_from_config_to_prediction(tmp_path, config, capsys):
     assert scores["weights"] == "best" and set(scores["iou"]) == set(model.info.classes)
     best = max(history["validation"], key=lambda entry: entry[1]["miou"])
     assert scores["miou"] == best[1]["miou"] and scores["boundary_miou"] == best[1]["boundary_miou"]
+    assert cli.main(["evaluate", str(run), "--split", "val", "--interval"]) == 0
+    low, high = json.loads((run / "scores.json").read_text())["val"].pop("miou_interval")
+    assert low < scores["miou"] < high and f"({low:.4f} to {high:.4f} over other" in capsys.readouterr().out
+    assert json.loads((run / "scores.json").read_text())["val"] == {**scores, "miou_interval": [low, high]}
 
     photo = tmp_path / "photo.jpg"
     Image.fromarray(np.full((61, 90, 3), 90, np.uint8)).save(photo)

@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", metavar="CONFIG", help="a dataset, or a YAML file with data; default: the run's")
     evaluate.add_argument("--split", default=None, help="train, val or test; default: test where there is one")
     evaluate.add_argument("--weights", choices=("best", "last"), help="default: the best, where they were kept")
+    evaluate.add_argument(
+        "--interval", action="store_true", help="say how far the mIoU would move on other images of the kind"
+    )
     evaluate.set_defaults(run=_evaluate)
 
     report = commands.add_parser("report", help="write report.html of a run: curves, scores, worst and best images")
@@ -199,7 +202,7 @@ def _overfit(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from segtutor import runs
 
-    runs.evaluate(options.folder, options.split, weights=options.weights, data=options.data)
+    runs.evaluate(options.folder, options.split, weights=options.weights, data=options.data, interval=options.interval)
     return 0
 
 

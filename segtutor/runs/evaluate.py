@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segtutor import training
+from segtutor import inference, training
 from segtutor.data.spec import DatasetSpec
 from segtutor.data.splits import part_name
 from segtutor.factory import ConfigError, ModelInfo, SegmentationModel
 from segtutor.factory.config import read_config
+from segtutor.metrics import ConfusionMatrix
 from segtutor.runs.data import is_read_from_files, open_data, parse_data, splits_of
 from segtutor.runs.errors import RunError
 from segtutor.runs.folder import BEST, CONFIG, LAST, find_model, load_model, recipe_of
@@ -23,7 +26,12 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    folder: Path | str, split: str | None = None, *, weights: str | None = None, data: Any = None
+    folder: Path | str,
+    split: str | None = None,
+    *,
+    weights: str | None = None,
+    data: Any = None,
+    interval: bool = False,
 ) -> dict[str, Any]:
     """Score a saved model, log a table, and enter the scores in ``scores.json``.
 
@@ -32,6 +40,8 @@ def evaluate(
         split: "train", "val" (or "valid", "validation") or "test"; None: the last one that the data have.
         weights: "best" or "last" of a run; None: the best ones where they were kept.
         data: a configuration with a section ``data``, or the name of a dataset such as "camvid"; None: the run's own.
+        interval: say how far the mIoU would move on other images of the same kind: the 95 % bootstrap interval over
+            the images, as ``miou_interval``.
 
     Returns:
         The scores of the split, by name.
@@ -42,18 +52,21 @@ def evaluate(
     """
     folder = Path(folder)
     scored = opened(folder, split, weights=weights, data=data)
-    confusion = training.evaluate(
-        scored.model,
-        scored.data,
-        batch_size=scored.batch_size,
-        **scored.rules,
-    )
     classes, spec = scored.model.info.classes, scored.data.spec
+    around = None
+    if interval:
+        each = training.evaluate_each(scored.model, scored.data, **scored.rules)
+        confusion, around = functools.reduce(ConfusionMatrix.merge, copy.deepcopy(each)), inference.interval(each)
+    else:
+        confusion = training.evaluate(scored.model, scored.data, batch_size=scored.batch_size, **scored.rules)
     logger.info("%s on %s, %s, %s.", scored.place, spec.title, scored.split, counted(scored.data))
     logger.info("%s", confusion.table(classes))
     on_borders = "" if confusion.boundary_width is None else f", on the borders {confusion.boundary_miou:.4f}"
-    logger.info("mIoU %.4f%s", confusion.miou, on_borders)
+    others = "" if around is None else f" ({around.low:.4f} to {around.high:.4f} over other images of the kind)"
+    logger.info("mIoU %.4f%s%s", confusion.miou, others, on_borders)
     scores = {"weights": scored.place.name, "images": len(scored.data), **scores_of(confusion, classes)}
+    if around is not None:
+        scores["miou_interval"] = [around.low, around.high]
     add_scores(folder, scored.split if data is None else f"{spec.title}/{scored.split}", scores)
     return scores
 
