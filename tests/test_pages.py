@@ -295,6 +295,13 @@ def test_rendered_errors_show_the_cell_and_the_message_only():
 # ---- Citations -------------------------------------------------------------------------------------------------------
 
 
+def test_no_work_has_two_entries():
+    text = page("book/references.bib")
+    for field in ("eprint", "doi"):
+        found = re.findall(rf"^\s*{field}\s*=\s*[{{\"]([^}}\"]+)", text, re.M)
+        assert len(set(found)) == len(found), sorted(name for name in found if found.count(name) > 1)
+
+
 def test_no_two_entries_are_cited_alike():
     database = pytest.importorskip("pybtex.database", reason="comes with the extra `book`")
     pytest.importorskip("sphinx", reason="comes with the extra `book`")
