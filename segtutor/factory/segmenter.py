@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.fx
 from torch import Tensor, nn
 
 from segtutor.factory.backbones.freezing import Frozen, freeze
@@ -17,6 +18,8 @@ from segtutor.factory.heads.fcn import FCNHead
 from segtutor.factory.parse import parse_config
 from segtutor.factory.saved import read_model, upload, write_model
 from segtutor.layers import check_auxiliary, check_images, resize
+
+torch.fx.wrap("check_images")  # one step of a traced graph, which looks at the images when it runs
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from segtutor.lab.harness import BenchmarkError, experiment
+from segtutor.lab.harness.stopwatch import seconds_of
 
 SHIPPED = ("camvid_lite0",)
 UNITS = {
@@ -59,9 +59,12 @@ def measured(config: Any, run: Path, overrides: list[str]) -> dict[str, float]:
     """
     from segtutor import runs
 
-    began, fresh = time.process_time(), not run.exists()
-    history = runs.train(config, overrides, out=run) if fresh else runs.resume(run)
-    minutes = (time.process_time() - began) / 60
+    fresh, histories = not run.exists(), []
+
+    def trained() -> None:
+        histories.append(runs.train(config, overrides, out=run) if fresh else runs.resume(run))
+
+    minutes, [history] = seconds_of(trained)() / 60, histories
     if history.interrupted:
         raise KeyboardInterrupt
     scores = runs.evaluate(run, "test")
