@@ -2,8 +2,6 @@
 
 import importlib
 import inspect
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -97,15 +95,7 @@ def test_one_image_and_a_batch_take_the_same_settings():
 )
 def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, monkeypatch, extra):
     whole = runs.train(CONFIG, extra, out=tmp_path / "whole")
-    written, caught = train_module.write_json, []
-
-    def interrupt(path, value):  # the first history is written in the middle of the run
-        written(path, value)
-        if path.name == "history.json" and not caught:
-            caught.append(path)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(train_module, "write_json", interrupt)
+    tiny_runs.interrupt_at_the_first_history(monkeypatch, train_module)
     assert runs.train(CONFIG, [*extra, "training.save_every=3"], out=tmp_path / "cut").interrupted
     assert 0 < len(load_checkpoint(tmp_path / "cut" / "checkpoint.pt")["history"]["steps"]) < 6
     assert runs.resume(tmp_path / "cut").loss == whole.loss

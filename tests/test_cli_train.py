@@ -3,8 +3,6 @@
 import importlib
 import inspect
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -125,15 +123,7 @@ def test_a_binary_run_may_have_one_logit(tmp_path, capsys):
 def test_a_continued_run_equals_the_uninterrupted_one(tmp_path, config, capsys, monkeypatch, auxiliary):
     extra = [f"model.auxiliary={str(auxiliary).lower()}", "data.augmentation.color=0.5", "training.validate_every=4"]
     whole = runs.train(config, extra, out=tmp_path / "whole")
-    written, caught = train_module.write_json, []
-
-    def interrupt(path, value):  # the first history is written in the middle of the run
-        written(path, value)
-        if path.name == "history.json" and not caught:
-            caught.append(path)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(train_module, "write_json", interrupt)
+    tiny_runs.interrupt_at_the_first_history(monkeypatch, train_module)
     run = tmp_path / "cut"
     assert cli.main(["train", "--config", config, *extra, "training.save_every=3", "--out", str(run)]) == 130
     assert "Continue with: segtutor train --resume" in capsys.readouterr().out

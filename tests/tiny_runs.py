@@ -3,6 +3,9 @@
 As a file of its own, so that a process of its own can have it too.
 """
 
+import os
+import signal
+
 from torch import nn
 from torch.nn import functional as F
 
@@ -38,3 +41,16 @@ CONFIG = {
 def register():
     """Make the backbone known in a process of its own; tests do so by monkeypatch."""
     registry.BACKBONES["pools"] = ENTRY
+
+
+def interrupt_at_the_first_history(monkeypatch, module):
+    """Send Ctrl-C where `module`, that of `train`, writes its first curves, in the middle of the run."""
+    written, caught = module.write_json, []
+
+    def interrupt(path, value):
+        written(path, value)
+        if path.name == "history.json" and not caught:
+            caught.append(path)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(module, "write_json", interrupt)

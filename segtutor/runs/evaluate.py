@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +13,11 @@ from segtutor.data.spec import DatasetSpec
 from segtutor.data.splits import part_name
 from segtutor.factory import ConfigError, ModelInfo, SegmentationModel
 from segtutor.factory.config import read_config
-from segtutor.metrics import ConfusionMatrix
 from segtutor.runs.data import is_read_from_files, open_data, parse_data, splits_of
 from segtutor.runs.errors import RunError
 from segtutor.runs.folder import BEST, CONFIG, LAST, find_model, load_model, recipe_of
 from segtutor.runs.recipe import Evaluation, parse_evaluation
-from segtutor.runs.scores import add_scores, counted, scores_of
+from segtutor.runs.scores import add_scores, counted, merged, scores_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +53,7 @@ def evaluate(
     around = None
     if interval:
         each = training.evaluate_each(scored.model, scored.data, **scored.rules)
-        confusion, around = functools.reduce(ConfusionMatrix.merge, copy.deepcopy(each)), inference.interval(each)
+        confusion, around = merged(each), inference.interval(each)
     else:
         confusion = training.evaluate(scored.model, scored.data, batch_size=scored.batch_size, **scored.rules)
     logger.info("%s on %s, %s, %s.", scored.place, spec.title, scored.split, counted(scored.data))

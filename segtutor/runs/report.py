@@ -100,12 +100,8 @@ def read_history(run: Path) -> tuple[History, list[dict[str, Any]]]:
 
 def score(found: Opened) -> Scored:
     """Score each image alone, and all of them together."""
-    total, images = ConfusionMatrix(**found.rules), []
-    for index in range(len(found.data)):
-        one = training.evaluate(found.model, [found.data[index]], batch_size=1, **found.rules)
-        total.merge(one)
-        images.append(one.miou)
-    return Scored(total, images)
+    each = training.evaluate_each(found.model, found.data, **found.rules)
+    return Scored(scores.merged(each), [one.miou for one in each])
 
 
 def shown_path(value: Any) -> Any:

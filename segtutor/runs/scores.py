@@ -25,6 +25,15 @@ def scores_of(confusion: ConfusionMatrix, classes: Sequence[str]) -> dict[str, A
     return scores
 
 
+def merged(matrices: Sequence[ConfusionMatrix]) -> ConfusionMatrix:
+    """The matrix of all images from the matrices of each, which stay as they are."""
+    first = matrices[0]
+    total = ConfusionMatrix(first.num_classes, ignore_index=first.ignore_index, boundary_width=first.boundary_width)
+    for matrix in matrices:
+        total.merge(matrix)
+    return total
+
+
 def _by_class(values: Any, classes: Sequence[str]) -> dict[str, float]:
     return dict(zip(classes, values.tolist(), strict=True))
 
